@@ -1,0 +1,177 @@
+"""What flows through the pipeline, as frozen structs.
+
+Letters in shapes: B batch, Q queries, S tokens (all levels, flattened), L levels, D width, C classes, G true boxes,
+K detections. Everything is batch first. A mask says what True means.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from detrctl.boxes import Cxcywh, XyxyPx
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The classes of a dataset or a checkpoint. Class k of the model is `names[k]`, and `ids[k]` in the COCO file."""
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The truths of one image: `labels` (G,) int64, contiguous from 0; `boxes` (G, 4), fractions of the image."""
+
+    labels: Tensor
+    boxes: Cxcywh
+    image_id: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Targets":
+        return replace(self, labels=self.labels.to(device), boxes=Cxcywh(self.boxes.to(device)))
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images of several sizes, each in the top-left corner of one canvas.
+
+    `pixels` (B, 3, H, W), normalised, 0 at padding; `is_padding` (B, H, W) bool; `original_sizes_hw` (B, 2), the
+    height and width in pixels that predictions are scaled to; `image_ids` are the COCO ids, or positions.
+    """
+
+    pixels: Tensor
+    is_padding: Tensor
+    original_sizes_hw: Tensor
+    image_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def to(self, device: torch.device) -> "ImageBatch":
+        return replace(
+            self,
+            pixels=self.pixels.to(device, non_blocking=True),
+            is_padding=self.is_padding.to(device, non_blocking=True),
+            original_sizes_hw=self.original_sizes_hw.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the loader yields: images and, image by image, their truths."""
+
+    images: ImageBatch
+    targets: tuple[Targets, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.images.to(device), tuple(target.to(device) for target in self.targets))
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """One level of image features: `values` (B, D, h, w), `is_padding` (B, h, w) bool."""
+
+    values: Tensor
+    is_padding: Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """All levels flattened into one sequence, levels one after another, rows first.
+
+    `values` and `position` (B, S, D); `is_padding` (B, S) bool; `level_shapes` (h, w) of each of the L levels;
+    `valid_ratios` (B, L, 2): the share of each level's width and height (x, y) that is not padding.
+    """
+
+    values: Tensor
+    position: Tensor
+    is_padding: Tensor
+    level_shapes: tuple[tuple[int, int], ...]
+    valid_ratios: Tensor
+
+    def with_values(self, values: Tensor) -> "Tokens":
+        return replace(self, values=values)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One set of predictions: `logits` (B, Q, C), or C + 1 with a no-object column; `boxes` (B, Q, 4)."""
+
+    logits: Tensor
+    boxes: Cxcywh
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """Everything that a detector predicts: one entry of `layers` per decoder layer, the last one is the answer."""
+
+    layers: tuple[Predictions, ...]
+    memory: Tokens
+
+    @property
+    def final(self) -> Predictions:
+        return self.layers[-1]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, best first: `scores` (K,), `labels` (K,) int64 contiguous, `boxes` (K, 4) in pixels.
+
+    `queries` (K,) int64 says which object query (or, in detectors without queries, which candidate) each came from.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    boxes: XyxyPx
+    queries: Tensor
+    image_id: int = 0
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def keep(self, mask: Tensor) -> "Detections":
+        return replace(
+            self,
+            scores=self.scores[mask],
+            labels=self.labels[mask],
+            boxes=XyxyPx(self.boxes[mask]),
+            queries=self.queries[mask],
+        )
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One number of the objective. `weight` 0 means: measured, not trained on.
+
+    `name` is the quantity (`class`, `l1`, `giou`, `class_error`, `cardinality_error`), `stage` where it was measured
+    (`decoder`, `encoder`, `denoising`), `layer` the decoder layer from 0, -1 where there is none.
+    """
+
+    name: str
+    stage: str
+    layer: int
+    weight: float
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The weighted sum that is differentiated, and its terms."""
+
+    terms: tuple[LossTerm, ...] = field(default_factory=tuple)
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack([term.weight * term.value for term in self.terms if term.weight]).sum()
+
+
+PostProcess = Callable[[Predictions, Tensor, tuple[int, ...]], list[Detections]]
+"""(predictions, original_sizes_hw (B, 2), image_ids) -> one `Detections` per image"""
