@@ -1,0 +1,178 @@
+"""What happens while a model is trained, as plain facts. Whoever wants to show them listens; the engine prints nothing.
+
+Scores are by COCO name (`AP`, `AP50`, ...), None where there is no ground truth. Losses and rates are by name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Scores = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split as it was read; `problems` are sentences about what was found and how it is treated."""
+
+    name: str
+    images: int
+    boxes: int
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """Everything is built and the first step comes next. `parameters` counts the trained ones by group."""
+
+    run: Path
+    recipe: str
+    splits: tuple[SplitSummary, ...]
+    classes: tuple[str, ...]
+    parameters: Mapping[str, int]
+    parameters_total: int
+    device: str
+    precision: str
+    processes: int
+    threads: int
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    rates: Mapping[str, float]
+    max_minutes: float | None
+    resumed_at_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something the user should know, once, in one sentence."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class WeightsTaken:
+    """What `--init-from` did with each parameter; `rows` as in `weights.transfer.Transfer`."""
+
+    source: Path
+    summary: str
+    rows: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step. `epoch` counts from 1, `step` within the epoch from 1, `total_steps` from the run's start."""
+
+    epoch: int
+    step: int
+    steps: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class StepsLogged:
+    """The mean over the steps since the last such event."""
+
+    epoch: int
+    total_steps: int
+    images_seen: int
+    loss: float
+    losses: Mapping[str, float | None]
+    rates: Mapping[str, float]
+    gradient_norm: float
+    images_per_second: float
+    seconds_left: float
+    memory_mb: float | None
+
+
+@dataclass(frozen=True)
+class StepSkipped:
+    """A step whose loss or gradient was NaN or infinite: the weights are as before it."""
+
+    epoch: int
+    total_steps: int
+    reason: str
+    image_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationStarted:
+    epoch: int
+    images: int
+
+
+@dataclass(frozen=True)
+class EvaluationProgress:
+    done: int
+    images: int
+
+
+@dataclass(frozen=True)
+class EvaluationDone:
+    """`best` is the best AP of the run so far, this evaluation included, and `best_epoch` when it was."""
+
+    epoch: int
+    scores: Scores
+    best: float | None
+    best_epoch: int | None
+    improved: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One epoch in one line; `loss` and `losses` are means over its steps since the run (re)started."""
+
+    epoch: int
+    epochs: int
+    loss: float | None
+    losses: Mapping[str, float | None]
+    rates: Mapping[str, float]
+    images_per_second: float
+    minutes: float
+    seconds_left: float
+    memory_mb: float | None
+    scores: Scores | None = None
+    best: float | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """`reason`: `epochs`, `time`, `patience`, or `signal`."""
+
+    run: Path
+    reason: str
+    epochs: float
+    images_seen: int
+    minutes: float
+    scores: Scores | None
+    best_scores: Scores | None
+    best_epoch: int | None
+    skipped_steps: int
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+Event = (
+    RunStarted
+    | Warned
+    | WeightsTaken
+    | StepDone
+    | StepsLogged
+    | StepSkipped
+    | EvaluationStarted
+    | EvaluationProgress
+    | EvaluationDone
+    | EpochDone
+    | CheckpointSaved
+    | RunEnded
+)
+OnEvent = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Listens to nothing."""
