@@ -1,0 +1,139 @@
+"""From a learner and a labelled split to COCO scores, by one process or several."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from detrctl.engine.distributed import Alone, Processes
+from detrctl.errors import DataError, NonFiniteError
+from detrctl.evaluation.coco_metrics import CocoScores, score
+from detrctl.evaluation.ground_truth import GroundTruth
+from detrctl.evaluation.results import Result, coco_results
+from detrctl.families.learner import Learner
+from detrctl.structures import Batch, Categories, Detections, ImageBatch
+
+NAMES_SHOWN = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """`results` (COCO format, the dataset's category ids) are there on the first process only; the rest is on all."""
+
+    scores: CocoScores
+    results: tuple[Result, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def evaluate(
+    learner: Learner,
+    batches: Iterable[Batch | None],
+    ground_truth: GroundTruth,
+    categories: Categories,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    max_dets: int = 100,
+    processes: Processes | None = None,
+    on_progress: Callable[[int], None] = lambda images: None,
+) -> Evaluation:
+    """Scores the learner, whose classes are `categories`, on the images of `batches` and on no others.
+
+    Each process brings its own batches; an image that several of them saw counts once. A batch may be None (nothing in
+    it could be read). `on_progress` hears how many images this process has done. The learner's mode is kept.
+
+    Raises DataError if the categories do not fit or no image came, NonFiniteError if a prediction is NaN or infinite.
+    """
+    processes = processes or Alone()
+    started = time.monotonic()
+    category_ids = match_categories(categories, ground_truth)
+    mine: dict[int, list[Result]] = {}
+    for _, detections in detect_all(learner, batches, device=device, precision=precision):
+        mine.update({found.image_id: coco_results([found], category_ids) for found in detections})
+        on_progress(len(mine))
+    merged = {image_id: found for part in processes.gather(mine) for image_id, found in part.items()}
+    if not merged:
+        raise DataError("nothing to evaluate: the split has no image that can be read")
+    results = tuple(result for image_id in sorted(merged) for result in merged[image_id]) if processes.first else ()
+    scores = _score_once(ground_truth.only(merged), results, max_dets, processes)
+    return Evaluation(scores, results, time.monotonic() - started, _notes(categories, category_ids))
+
+
+def _score_once(
+    ground_truth: GroundTruth, results: Sequence[Result], max_dets: int, processes: Processes
+) -> CocoScores:
+    """The first process counts, the others wait for what it says."""
+    scores = score(ground_truth, results, max_dets=max_dets) if processes.first else None
+    return cast(CocoScores, processes.from_first(scores))
+
+
+@torch.no_grad()
+def detect_all(
+    learner: Learner, batches: Iterable[Batch | None], *, device: torch.device, precision: str = "fp32"
+) -> Iterator[tuple[ImageBatch, list[Detections]]]:
+    """Every readable batch with its detections, in evaluation mode; the learner's own mode comes back afterwards."""
+    with _evaluating(learner):
+        for batch in batches:
+            if batch is None:
+                continue
+            images = batch.images.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                detections = learner.detect(images)
+            for found in detections:
+                _check_finite(found)
+            yield images, detections
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _check_finite(found: Detections) -> None:
+    if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
+        raise NonFiniteError(
+            f"image {found.image_id}: the detector's answer holds NaN or infinity, so its weights are probably spoilt"
+        )
+
+
+def match_categories(categories: Categories, ground_truth: GroundTruth) -> tuple[int | None, ...]:
+    """For each class of the checkpoint the dataset's id of the category with that name, None if it has none.
+
+    Names decide, since ids differ between copies of a dataset. Raises DataError, listing both, if the checkpoint lacks
+    a category of which the dataset has truths, or if no name is common.
+    """
+    if (categories.names, categories.ids) == (ground_truth.category_names, ground_truth.category_ids):
+        return categories.ids  # also where two categories share a name
+    ids = dict(zip(ground_truth.category_names, ground_truth.category_ids, strict=True))
+    used = set(ground_truth.category_of.tolist())
+    lacking = [name for name, number in ids.items() if name not in categories.names and number in used]
+    if lacking or not set(ids) & set(categories.names):
+        raise DataError(
+            "the dataset's categories do not match the checkpoint's: "
+            f"dataset {_listed(ground_truth.category_names)}; checkpoint {_listed(categories.names)}"
+        )
+    return tuple(ids.get(name) for name in categories.names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown}, ... ({len(names)} in all)"
+
+
+def _notes(categories: Categories, category_ids: Sequence[int | None]) -> tuple[str, ...]:
+    unknown = [name for name, number in zip(categories.names, category_ids, strict=True) if number is None]
+    if not unknown:
+        return ()
+    return (
+        f"{len(unknown)} of the checkpoint's {len(categories)} classes are not in this dataset: {_listed(unknown)}",
+    )
