@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A closed, frozen part of a recipe: an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 PartName = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
@@ -24,9 +24,7 @@ class Backbone(Section):
     name: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"] | PartName = Field(
         "resnet50", description="Which network; `package.module:Name` puts in one of your own."
     )
-    weights: str = Field(
-        "none", description="`imagenet` (downloaded once), the path of a state-dict file, or `none`."
-    )
+    weights: str = Field("none", description="`imagenet` (downloaded once), the path of a state-dict file, or `none`.")
     norm: Literal["frozen", "batch"] = Field(
         "frozen", description="Batch norm with frozen statistics (published; needs pretrained weights) or trainable."
     )
@@ -57,9 +55,13 @@ class DetrModel(Section):
     heads: int = Field(8, ge=1, le=64, description="Attention heads; `width` must be a multiple.")
     feedforward: int = Field(2048, ge=8, le=16384, description="Hidden channels of each layer's feed-forward part.")
     encoder_layers: int = Field(6, ge=0, le=24, description="Encoder layers.")
-    decoder_layers: int = Field(6, ge=1, le=24, description="Decoder layers; each predicts, all but the last as auxiliary.")
+    decoder_layers: int = Field(
+        6, ge=1, le=24, description="Decoder layers; each predicts, all but the last as auxiliary."
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout inside the transformer.")
-    norm_first: bool = Field(False, description="Layer norm before attention and feed-forward (pre-norm) instead of after.")
+    norm_first: bool = Field(
+        False, description="Layer norm before attention and feed-forward (pre-norm) instead of after."
+    )
     queries: int = Field(100, ge=1, le=10000, description="Object queries: the most objects that one image can get.")
     class_head: PartName | None = Field(None, description="A class head of your own: `package.module:Name`.")
     box_head: PartName | None = Field(None, description="A box head of your own: `package.module:Name`.")
@@ -96,8 +98,8 @@ class Augment(Section):
 
     policy: Literal["detr", "square", "large_scale_jitter", "none"] = Field(
         "detr",
-        description="Geometry: `detr` (published: shortest side and random crops), `square` (one fixed size, aspect not "
-        "kept), `large_scale_jitter`, or `none` (as in evaluation).",
+        description="Geometry: `detr` (published: shortest side and random crops), `square` (one fixed size, aspect "
+        "not kept), `large_scale_jitter`, or `none` (as in evaluation).",
     )
     sizes: list[Annotated[int, Field(ge=16, le=4096)]] = Field(
         list(range(480, 801, 32)), min_length=1, description="Shortest sides to choose from, in pixels."
@@ -154,7 +156,9 @@ class Train(Section):
         None, gt=0, description="Time limit: the schedule is stretched to fit, and the run ends in good order."
     )
     batch_size: int = Field(16, ge=1, description="Images per optimizer step, over all processes and micro-batches.")
-    accumulate: int = Field(1, ge=1, description="Micro-batches per optimizer step; their losses are normalised together.")
+    accumulate: int = Field(
+        1, ge=1, description="Micro-batches per optimizer step; their losses are normalised together."
+    )
     lr: float = Field(1e-4, gt=0, description="Learning rate of the transformer at `reference_batch_size`.")
     backbone_lr: float = Field(1e-5, ge=0, description="Learning rate of the backbone; 0 freezes it.")
     reference_batch_size: int = Field(16, ge=1, description="The batch size that the learning rates are stated for.")
@@ -164,10 +168,14 @@ class Train(Section):
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's weight decay, on every parameter as published.")
     clip_norm: float = Field(0.1, ge=0, description="Largest total gradient norm; 0 does not clip.")
     schedule: Schedule = Field(Schedule(), description="How the learning rate moves.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; matching, losses and boxes stay fp32.")
-    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the averaged weights that are evaluated and saved; 0: none.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: autocast; matching, losses and boxes stay fp32."
+    )
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="Decay of the averaged weights that are evaluated and saved; 0: none."
+    )
     ema_warmup: int = Field(2000, ge=1, description="Steps n after which the decay is at 1 - 1/e of its value.")
-    seed: int = Field(42, ge=0, description="Seed of initialisation, order and augmentation.")
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="Seed of initialisation, order and augmentation.")
     eval_every: int = Field(1, ge=1, description="Epochs between evaluations; the last epoch is always evaluated.")
     eval_limit: int | None = Field(None, ge=1, description="Evaluate on the first N validation images while training.")
     save_every: int = Field(1, ge=1, description="Epochs between writings of checkpoints/last.")

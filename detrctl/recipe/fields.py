@@ -1,0 +1,272 @@
+"""What the schema says of each field, for messages and help: what would do, the default, the sentence.
+
+Read from pydantic's JSON schema, so that a union of families (told apart by `family`) needs nothing here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from detrctl.recipe.document import FieldPath, show
+from detrctl.recipe.locate import closest
+from detrctl.recipe.schema import Recipe
+
+Node = Mapping[str, Any]
+"""One node of the JSON schema, its reference followed."""
+
+PART_NAME = r"^[\w.]+:[\w.]+$"
+
+ELSEWHERE = {
+    "aux_loss": "objective.auxiliary",
+    "batch": "train.batch_size",
+    "bbox_loss_coef": "objective.l1",
+    "clip_max_norm": "train.clip_norm",
+    "dec_layers": "model.decoder_layers",
+    "dim_feedforward": "model.feedforward",
+    "enc_layers": "model.encoder_layers",
+    "eos_coef": "objective.no_object",
+    "giou_loss_coef": "objective.giou",
+    "hidden_dim": "model.width",
+    "learning_rate": "train.lr",
+    "lr_backbone": "train.backbone_lr",
+    "lr_drop": "train.schedule.drop_epochs",
+    "nheads": "model.heads",
+    "num_queries": "model.queries",
+    "num_workers": "data.workers",
+    "pre_norm": "model.norm_first",
+    "set_cost_bbox": "objective.match.l1",
+    "set_cost_class": "objective.match.class_weight",
+    "set_cost_giou": "objective.match.giou",
+    "warmup": "train.schedule.warmup_steps",
+}
+"""Names that the published codes use, and where the same thing stands here."""
+
+NOT_NEEDED = {
+    "masks": "detectors here predict boxes only",
+    "num_classes": "leave it out, the classes are read from the annotations",
+}
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """One field or section of the recipe."""
+
+    path: str
+    expected: str
+    description: str
+    is_section: bool
+    default: Any
+    required: bool
+
+
+@cache
+def schema_root() -> Node:
+    return Recipe.model_json_schema()
+
+
+def follow(node: Node) -> Node:
+    """The node that a reference stands for, with what is said beside the reference on top."""
+    while "$ref" in node or len(node.get("allOf", ())) == 1:
+        beside = {key: value for key, value in node.items() if key not in ("$ref", "allOf")}
+        target = schema_root()["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node["allOf"][0]
+        node = {**target, **beside}
+    return node
+
+
+def families(node: Node) -> dict[str, Node]:
+    """The variants of a union told apart by a field, by that field's value; empty where there is one kind only."""
+    mapping = node.get("discriminator", {}).get("mapping", {})
+    return {name: follow({"$ref": reference}) for name, reference in mapping.items()}
+
+
+def tag_field(node: Node) -> str:
+    """The field that tells a union's variants apart."""
+    return str(node["discriminator"]["propertyName"])
+
+
+def section_of(node: Node, values: Any = None) -> Node | None:
+    """The node with `properties` that stands behind a section, an optional section or a union; None for a leaf."""
+    node = follow(node)
+    variants = families(node)
+    if variants:
+        tag = values.get(tag_field(node)) if isinstance(values, dict) else None
+        chosen = tag if isinstance(tag, str) and tag in variants else default_tag(node)
+        return variants[chosen]
+    for option in node.get("anyOf", ()):
+        if "properties" in follow(option):
+            return follow(option)
+    return node if "properties" in node else None
+
+
+def default_tag(node: Node) -> str:
+    """The variant that a union takes when the recipe names none."""
+    default = node.get("default") or {}
+    return str(default.get(tag_field(node), next(iter(families(node)))))
+
+
+def find_node(path: Sequence[str | int], values: Any = None) -> Node | None:
+    """The schema node of a field, or None. `values` choose between the variants of a union."""
+    node: Node | None = schema_root()
+    for part in path:
+        if node is None:
+            return None
+        section = section_of(node, values)
+        if section is not None:
+            node = section["properties"].get(part)
+        elif isinstance(part, int):
+            node = _item(follow(node), part)
+        else:
+            return None
+        values = values.get(part) if isinstance(values, dict) else None
+    return node and follow(node)
+
+
+def _item(node: Node, index: int) -> Node | None:
+    prefix = node.get("prefixItems", [])
+    return prefix[index] if index < len(prefix) else node.get("items")
+
+
+def all_fields() -> list[FieldInfo]:
+    """Every section and field, in the schema's order. Of a union's variants the first that has a field speaks."""
+    return list(dict.fromkeys(_walk(schema_root(), "")))
+
+
+def _walk(node: Node, path: str) -> Iterator[FieldInfo]:
+    seen = set()
+    for section in list(families(follow(node)).values()) or [section_of(node) or {}]:
+        for name, child in section.get("properties", {}).items():
+            if name in seen:
+                continue
+            seen.add(name)
+            here = f"{path}.{name}".removeprefix(".")
+            yield _info(here, child, required=name in section.get("required", ()))
+            yield from _walk(child, here)
+
+
+def _info(path: str, node: Node, *, required: bool) -> FieldInfo:
+    node = follow(node)
+    is_section = section_of(node) is not None
+    default = None if is_section else _hashable(node.get("default"))
+    return FieldInfo(path, expected(node), node.get("description", ""), is_section, default, required)
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return str(value) if isinstance(value, dict) else value
+
+
+# ---- what would do, in words ----
+
+
+def expected(node: Node) -> str:
+    """The values that a field takes, as words that follow "expected"."""
+    node = follow(node)
+    if "anyOf" in node:
+        return " or ".join(expected(option) for option in node["anyOf"])
+    if families(node) or "properties" in node:
+        section = section_of(node) or {}
+        return f"a section with {_listing(list(section['properties']))}"
+    if "const" in node or "enum" in node:
+        return _listing([str(choice) for choice in node.get("enum", [node.get("const")])], of="one of ")
+    return _BY_TYPE[node["type"]](node)
+
+
+def choices(node: Node) -> list[str]:
+    """The words that a field can be chosen from, if it has any."""
+    node = follow(node)
+    found = [choice for option in node.get("anyOf", ()) for choice in choices(option)]
+    return found + [str(choice) for choice in node.get("enum", [node["const"]] if "const" in node else [])]
+
+
+def takes_text(node: Node) -> bool:
+    """Whether a field takes any text, so that `--set` needs no quotes."""
+    types = [follow(option).get("type") for option in node.get("anyOf", [node])]
+    return "string" in types and set(types) <= {"string", "null"} and not choices(node)
+
+
+def _listing(words: list[str], *, of: str = "") -> str:
+    return f"{of}{', '.join(words)}" if len(words) > 1 else words[0]
+
+
+def _text(node: Node) -> str:
+    if "pattern" not in node:
+        return "text"
+    return "`package.module:Name`" if node["pattern"] == PART_NAME else f"text like {node['pattern']}"
+
+
+def _number(noun: str) -> Callable[[Node], str]:
+    def words(node: Node) -> str:
+        if "minimum" in node and "maximum" in node:
+            return f"{noun} from {show(node['minimum'])} to {show(node['maximum'])}"
+        bounds = " and ".join(f"{word} {show(node[key])}" for key, word in _BOUNDS if key in node)
+        return f"{noun}{' of' if bounds.startswith('at') else ''} {bounds}".strip()
+
+    return words
+
+
+_BOUNDS = (
+    ("minimum", "at least"),
+    ("exclusiveMinimum", "above"),
+    ("maximum", "at most"),
+    ("exclusiveMaximum", "below"),
+)
+
+
+def _list(node: Node) -> str:
+    if "prefixItems" in node:
+        each = expected(node["prefixItems"][0])
+        return f"a pair [a, b], each {each}" if len(node["prefixItems"]) == 2 else f"a list, each {each}"
+    size = "a list of at least one" if node.get("minItems") else "a list"
+    return f"{size}, each {expected(node['items'])}"
+
+
+_BY_TYPE: dict[str, Callable[[Node], str]] = {
+    "array": _list,
+    "boolean": lambda node: "true or false",
+    "integer": _number("a whole number"),
+    "null": lambda node: "null",
+    "number": _number("a number"),
+    "object": lambda node: "a mapping such as {key: value}",
+    "string": _text,
+}
+
+
+# ---- names that are not there ----
+
+
+def unknown_field(path: FieldPath, values: Any) -> tuple[str, str]:
+    """For a field that does not exist: what to say, and the path that was probably meant ("" if none)."""
+    name, section_path = str(path[-1]), ".".join(str(part) for part in path[:-1])
+    if name in NOT_NEEDED:
+        return f"no such field; {NOT_NEEDED[name]}", ""
+    section = section_of(find_node(path[:-1], values) or {}, _at(values, path[:-1]))
+    siblings = list(section["properties"]) if section else []
+    near = closest(name, siblings)
+    if near and name not in ELSEWHERE:
+        return f"no such field. Did you mean '{near}'?", f"{section_path}.{near}".removeprefix(".")
+    meant = find_elsewhere(name, but_not_in=section_path if siblings else None)
+    if meant:
+        return f"no such field. Did you mean '{meant}'?", meant
+    return f"no such field; {section_path or 'a recipe'} has {', '.join(siblings)}", ""
+
+
+def find_elsewhere(name: str, *, but_not_in: str | None = None) -> str | None:
+    """The full path of the field that a short, foreign or misspelled name probably means."""
+    last = name.rsplit(".", 1)[-1]
+    if last in ELSEWHERE:
+        return ELSEWHERE[last]
+    by_end: dict[str, str] = {}
+    for info in sorted(all_fields(), key=lambda info: info.path.count(".")):
+        section, _, end = info.path.rpartition(".")
+        if section != but_not_in:
+            by_end.setdefault(end, info.path)
+    near = last if last in by_end else closest(last, by_end)
+    return by_end[near] if near else None
+
+
+def _at(values: Any, path: FieldPath) -> Any:
+    for part in path:
+        values = values.get(part) if isinstance(values, dict) else None
+    return values

@@ -1,0 +1,230 @@
+"""Fields that are each valid and contradict one another.
+
+Each rule names the fields that it reads and turns their values into a message, or into nothing. A rule is asked only
+when all that it reads is valid, so its message stands beside the report on other fields. Rules about fields that a
+family does not have are not asked.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from detrctl.recipe.locate import closest
+
+
+class Level(Enum):
+    """What a broken rule means."""
+
+    ERROR = "the recipe cannot be meant"
+    START = "training from scratch cannot be meant; a checkpoint to start from mends it"
+    NOTE = "worth a line before training starts"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`check` gets the values of `reads`, in order, and gives "found ...; ... would do", or None.
+
+    The message names the fields, since it may be reported at any of them.
+    """
+
+    reads: tuple[str, ...]
+    check: Callable[..., str | None]
+    level: Level = Level.ERROR
+
+
+BACKBONE = "model.backbone"
+AUGMENT = "data.augment"
+SCHEDULE = "train.schedule"
+BASIC_BLOCK_NETWORKS = ("resnet10", "resnet18", "resnet34")
+INITIALISED = "weights imagenet, or starting from a checkpoint (--init-from) would do"
+
+
+def _heads_divide_width(heads: int, width: int) -> str | None:
+    if width % heads == 0:
+        return None
+    fitting = max(count for count in range(1, heads + 1) if width % count == 0)
+    wider = (width // heads + 1) * heads
+    return f"found heads {heads} with width {width}, a remainder stays; heads {fitting} or width {wider} would do"
+
+
+def _sine_width(width: int, kind: str) -> str | None:
+    if kind != "sine" or width % 4 == 0:
+        return None
+    return f"found width {width} with position.kind sine; a multiple of 4 such as {width // 4 * 4 + 4} would do"
+
+
+def _learned_width(width: int, kind: str) -> str | None:
+    if kind != "learned" or width % 2 == 0:
+        return None
+    return f"found width {width} with position.kind learned; an even width such as {width + 1} would do"
+
+
+def _weights_spelt(weights: str) -> str | None:
+    near = closest(weights, ("imagenet", "none"))
+    if near is None or near == weights or "/" in weights or "." in weights:
+        return None
+    return f"found '{weights}', which would be read as a file; '{near}' would do, or './{weights}' if it is a file"
+
+
+def _dilation_network(dilation: bool, name: str) -> str | None:
+    if not dilation or name not in BASIC_BLOCK_NETWORKS:
+        return None
+    return f"found dilation true with {name}, whose blocks cannot be dilated; resnet50 or resnet101 would do"
+
+
+def _dilation_stage(dilation: bool, stage: int) -> str | None:
+    if not dilation or stage == 5:
+        return None
+    return f"found dilation true with stage {stage}, but only the last stage is dilated; stage 5 would do"
+
+
+def _options_need_own_backbone(options: dict[str, Any], name: str) -> str | None:
+    if not options or ":" in name:
+        return None
+    return f"found {', '.join(options)} with {name}, which takes no options; a backbone of your own does"
+
+
+def _frozen_norm(norm: str, weights: str, name: str) -> str | None:
+    if norm != "frozen" or weights != "none" or ":" in name:
+        return None
+    return f"found norm frozen with weights none: random statistics cripple training; norm batch, {INITIALISED}"
+
+
+def _frozen_stages(frozen_stages: int, weights: str, name: str) -> str | None:
+    if frozen_stages == 0 or weights != "none" or ":" in name:
+        return None
+    return (
+        f"found frozen_stages {frozen_stages} with weights none: random stages would never train; "
+        f"frozen_stages 0, {INITIALISED}"
+    )
+
+
+def _frozen_backbone(backbone_lr: float, weights: str, name: str) -> str | None:
+    if backbone_lr > 0 or weights != "none" or ":" in name:
+        return None
+    return f"found backbone_lr 0 with weights none: a random backbone would never train; a rate above 0, {INITIALISED}"
+
+
+def _ordered(noun: str) -> Callable[[tuple[float, float]], str | None]:
+    def check(pair: tuple[float, float]) -> str | None:
+        low, high = pair
+        if low <= high:
+            return None
+        return f"found [{low}, {high}], expected the smallest {noun} first; [{high}, {low}] would do"
+
+    return check
+
+
+def _sizes_fit(sizes: list[int], max_size: int, policy: str) -> str | None:
+    if policy != "detr" or max(sizes) <= max_size:
+        return None
+    return f"found max_size {max_size} below a shortest side of {max(sizes)} in sizes; {max(sizes)} or more would do"
+
+
+def _crop_fits(crop_size: tuple[int, int], crop_first: list[int], policy: str) -> str | None:
+    if policy != "detr" or not crop_first or crop_size[0] <= min(crop_first):
+        return None
+    return (
+        f"found crop_size from {crop_size[0]}, larger than the smallest image to crop (crop_first {min(crop_first)}); "
+        f"{min(crop_first)} or less would do"
+    )
+
+
+def _eval_sizes(eval_size: int, eval_max_size: int, eval_square: bool) -> str | None:
+    if eval_square or eval_size <= eval_max_size:
+        return None
+    return f"found eval_size {eval_size} above eval_max_size {eval_max_size}; eval_max_size {eval_size} would do"
+
+
+def _one_source(root: str | None, train: object, val: object) -> str | None:
+    if root is None or train is None or val is None:
+        return None
+    return f"found root '{root}' beside both train and val, so that nothing is read from it; leave one of the three out"
+
+
+def _drops_come(drop_epochs: list[int], epochs: int, kind: str) -> str | None:
+    late = [epoch for epoch in drop_epochs if epoch >= epochs]
+    if kind != "step" or not late:
+        return None
+    return (
+        f"found drop_epochs {', '.join(map(str, late))} with epochs {epochs}: that drop never comes; "
+        "earlier epochs, [] or schedule.kind constant would do"
+    )
+
+
+def _drops_ascend(drop_epochs: list[int]) -> str | None:
+    in_order = sorted(set(drop_epochs))
+    if drop_epochs == in_order:
+        return None
+    return f"found {drop_epochs}, expected each epoch once and in order; {in_order} would do"
+
+
+def _accumulate_divides(batch_size: int, accumulate: int) -> str | None:
+    if batch_size % accumulate == 0:
+        return None
+    wider = (batch_size // accumulate + 1) * accumulate
+    return f"found batch_size {batch_size} with accumulate {accumulate}, a remainder stays; batch_size {wider} would do"
+
+
+def _some_weight(class_weight: float, l1: float, giou: float) -> str | None:
+    if class_weight or l1 or giou:
+        return None
+    return "found class_weight, l1 and giou all 0, so that nothing counts; one above 0 would do"
+
+
+def _patience_can_act(patience: int, eval_every: int, epochs: int) -> str | None:
+    evaluations = -(-epochs // eval_every)
+    if patience == 0 or patience < evaluations:
+        return None
+    return f"patience {patience} never acts: epochs {epochs} and eval_every {eval_every} give {evaluations} evaluations"
+
+
+def _rates_follow(batch_size: int, reference: int, scale_lr: str) -> str | None:
+    if scale_lr != "none" or batch_size == reference:
+        return None
+    return (
+        f"batch_size {batch_size}, but the learning rates are stated for {reference} and stay as they are; "
+        "train.scale_lr sqrt or linear would scale them"
+    )
+
+
+def _shapes_agree(eval_square: bool, policy: str) -> str | None:
+    if eval_square == (policy == "square") or policy in ("large_scale_jitter", "none"):
+        return None
+    return f"eval_square {str(eval_square).lower()} with augment.policy {policy}: trained and evaluated on other shapes"
+
+
+def _scales_agree(eval_size: int, sizes: list[int], policy: str) -> str | None:
+    if policy not in ("detr", "square") or min(sizes) / 1.5 <= eval_size <= max(sizes) * 1.5:
+        return None
+    return f"eval_size {eval_size} is far from the sizes of training, {min(sizes)} to {max(sizes)}"
+
+
+RULES = (
+    Rule(("model.heads", "model.width"), _heads_divide_width),
+    Rule(("model.width", "model.position.kind"), _sine_width),
+    Rule(("model.width", "model.position.kind"), _learned_width),
+    Rule((f"{BACKBONE}.weights",), _weights_spelt),
+    Rule((f"{BACKBONE}.dilation", f"{BACKBONE}.name"), _dilation_network),
+    Rule((f"{BACKBONE}.dilation", f"{BACKBONE}.stage"), _dilation_stage),
+    Rule((f"{BACKBONE}.options", f"{BACKBONE}.name"), _options_need_own_backbone),
+    Rule((f"{BACKBONE}.norm", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_norm, Level.START),
+    Rule((f"{BACKBONE}.frozen_stages", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_stages, Level.START),
+    Rule(("train.backbone_lr", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_backbone, Level.START),
+    Rule(tuple(f"objective.match.{name}" for name in ("class_weight", "l1", "giou")), _some_weight),
+    Rule(tuple(f"objective.{name}" for name in ("class_weight", "l1", "giou")), _some_weight),
+    Rule(("data.root", "data.train", "data.val"), _one_source),
+    Rule((f"{AUGMENT}.crop_size",), _ordered("side")),
+    Rule((f"{AUGMENT}.scale",), _ordered("scale")),
+    Rule((f"{AUGMENT}.sizes", f"{AUGMENT}.max_size", f"{AUGMENT}.policy"), _sizes_fit),
+    Rule((f"{AUGMENT}.crop_size", f"{AUGMENT}.crop_first", f"{AUGMENT}.policy"), _crop_fits),
+    Rule(("data.eval_size", "data.eval_max_size", "data.eval_square"), _eval_sizes),
+    Rule((f"{SCHEDULE}.drop_epochs", "train.epochs", f"{SCHEDULE}.kind"), _drops_come),
+    Rule((f"{SCHEDULE}.drop_epochs",), _drops_ascend),
+    Rule(("train.batch_size", "train.accumulate"), _accumulate_divides),
+    Rule(("train.patience", "train.eval_every", "train.epochs"), _patience_can_act, Level.NOTE),
+    Rule(("train.batch_size", "train.reference_batch_size", "train.scale_lr"), _rates_follow, Level.NOTE),
+    Rule(("data.eval_square", f"{AUGMENT}.policy"), _shapes_agree, Level.NOTE),
+    Rule(("data.eval_size", f"{AUGMENT}.sizes", f"{AUGMENT}.policy"), _scales_agree, Level.NOTE),
+)

@@ -1,0 +1,94 @@
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from detrctl.recipe import fields, validate
+from detrctl.recipe.document import read_document
+from detrctl.recipe.schema import Recipe, Section
+
+
+def test_every_field_has_a_type_in_words_and_one_sentence():
+    infos = fields.all_fields()
+    assert len(infos) >= 75
+    for info in infos:
+        assert info.description.endswith("."), info.path
+        assert info.expected, info.path
+        assert "\n" not in info.description, info.path
+
+
+def test_foreign_names_point_to_fields_that_exist():
+    paths = {info.path for info in fields.all_fields()}
+    assert set(fields.ELSEWHERE.values()) <= paths
+    assert not {path.rsplit(".", 1)[-1] for path in paths} & set(fields.ELSEWHERE), "a name that is a field already"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("lr", "train.lr"),
+        ("backbone", "model.backbone"),
+        ("eos_coef", "objective.no_object"),
+        ("batchsize", "train.batch_size"),
+        ("giou", "objective.giou"),
+        ("zzz", None),
+    ],
+)
+def test_a_short_name_finds_the_outermost_field_of_that_name(name, path):
+    assert fields.find_elsewhere(name) == path
+
+
+class First(Section):
+    family: Literal["first"] = "first"
+    width: int = Field(8, ge=1, description="Width.")
+
+
+class Second(Section):
+    family: Literal["second"] = "second"
+    levels: int = Field(4, ge=1, description="Levels.")
+
+
+class TwoFamilies(Section):
+    model: Annotated[First | Second, Field(discriminator="family", description="The detector.")] = First()
+
+
+@pytest.fixture
+def two_families(monkeypatch):
+    """The loader over a schema whose model is a union, as it is once there are two families."""
+    monkeypatch.setattr(fields, "schema_root", TwoFamilies.model_json_schema)
+    monkeypatch.setattr(validate, "schema_root", TwoFamilies.model_json_schema)
+    monkeypatch.setattr(validate, "Recipe", TwoFamilies)
+
+    def check(text):
+        verdict = validate.check_fields(read_document(text, source="my.yaml"))
+        return verdict.recipe, [f"{finding.place}: {finding.path}: {finding.message}" for finding in verdict.findings]
+
+    return check
+
+
+def test_families_are_told_apart_by_name(two_families):
+    assert two_families("model: {family: second, levels: 3}") == (TwoFamilies(model=Second(levels=3)), [])
+    assert two_families("model: {width: 3}") == (TwoFamilies(model=First(width=3)), [])
+    assert two_families("model:\n  family: secnd\n  levels: x\n")[1] == [
+        "my.yaml:2: model.family: found 'secnd', expected one of first, second. Did you mean 'second'?",
+        "my.yaml:3: model.levels: found 'x', expected a whole number of at least 1",
+    ]
+    assert two_families("model:\n  family: [1]\n  levels: x\n")[1] == [
+        "my.yaml:2: model.family: found [1], expected one of first, second",
+    ]
+    assert two_families("model:\n  family: second\n  levels: 0\n  widht: 1\n")[1] == [
+        "my.yaml:3: model.levels: found 0, expected a whole number of at least 1",
+        "my.yaml:4: model.widht: no such field; model has family, levels",
+    ]
+
+
+def test_fields_of_all_families_can_be_explained(two_families):
+    assert [info.path for info in fields.all_fields()] == ["model", "model.family", "model.width", "model.levels"]
+
+
+def test_defaults_are_the_schemas_own():
+    by_path = {info.path: info for info in fields.all_fields()}
+    assert by_path["train.lr"].default == Recipe().train.lr
+    assert by_path["data.augment.crop_size"].default == (384, 600)
+    assert by_path["data.train.images"].required
+    assert by_path["train"].is_section

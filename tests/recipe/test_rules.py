@@ -1,0 +1,194 @@
+"""Each rule is broken once and mended by what its own message offers."""
+
+import pytest
+
+from detrctl.recipe.load import load_recipe
+from detrctl.recipe.rules import RULES, Level
+
+PRETRAINED = "model.backbone.weights=imagenet"
+
+ERRORS = [
+    (
+        ["model.heads=7"],
+        "model.heads: found heads 7 with width 256, a remainder stays; heads 4 or width 259 would do",
+        ["model.heads=4"],
+    ),
+    (
+        ["model.width=18", "model.heads=2"],
+        "model.width: found width 18 with position.kind sine; a multiple of 4 such as 20 would do",
+        ["model.width=20"],
+    ),
+    (
+        ["model.width=9", "model.heads=3", "model.position.kind=learned"],
+        "model.width: found width 9 with position.kind learned; an even width such as 10 would do",
+        ["model.width=10", "model.heads=2"],
+    ),
+    (
+        ["model.backbone.weights=ImageNet"],
+        "model.backbone.weights: found 'ImageNet', which would be read as a file; 'imagenet' would do, "
+        "or './ImageNet' if it is a file",
+        ["model.backbone.weights=./ImageNet"],
+    ),
+    (
+        ["model.backbone.dilation=true", "model.backbone.name=resnet34"],
+        "model.backbone.dilation: found dilation true with resnet34, whose blocks cannot be dilated; "
+        "resnet50 or resnet101 would do",
+        ["model.backbone.name=resnet101"],
+    ),
+    (
+        ["model.backbone.dilation=true", "model.backbone.stage=4"],
+        "model.backbone.dilation: found dilation true with stage 4, but only the last stage is dilated; "
+        "stage 5 would do",
+        ["model.backbone.stage=5"],
+    ),
+    (
+        ["model.backbone.options={depth: 3}"],
+        "model.backbone.options: found depth with resnet50, which takes no options; a backbone of your own does",
+        ["model.backbone.name=mine:Net"],
+    ),
+    (
+        ["objective.match={class_weight: 0, l1: 0, giou: 0}"],
+        "objective.match.class_weight: found class_weight, l1 and giou all 0, so that nothing counts; "
+        "one above 0 would do",
+        ["objective.match.l1=1"],
+    ),
+    (
+        ["objective.class_weight=0", "objective.l1=0", "objective.giou=0"],
+        "objective.class_weight: found class_weight, l1 and giou all 0, so that nothing counts; one above 0 would do",
+        ["objective.giou=1"],
+    ),
+    (
+        ["data.root=coco", "data.train={images: a, annotations: b}", "data.val={images: a, annotations: b}"],
+        "data.root: found root 'coco' beside both train and val, so that nothing is read from it; "
+        "leave one of the three out",
+        ["data.root=null"],
+    ),
+    (
+        ["data.augment.scale=[2, 0.5]"],
+        "data.augment.scale: found [2.0, 0.5], expected the smallest scale first; [0.5, 2.0] would do",
+        ["data.augment.scale=[0.5, 2.0]"],
+    ),
+    (
+        ["data.augment.crop_size=[380, 300]"],
+        "data.augment.crop_size: found [380, 300], expected the smallest side first; [300, 380] would do",
+        ["data.augment.crop_size=[300, 380]"],
+    ),
+    (
+        ["data.augment.max_size=640"],
+        "data.augment.max_size: found max_size 640 below a shortest side of 800 in sizes; 800 or more would do",
+        ["data.augment.max_size=800"],
+    ),
+    (
+        ["data.augment.crop_size=[500, 600]"],
+        "data.augment.crop_size: found crop_size from 500, larger than the smallest image to crop (crop_first 400); "
+        "400 or less would do",
+        ["data.augment.crop_size=[400, 600]"],
+    ),
+    (
+        ["data.eval_max_size=700"],
+        "data.eval_max_size: found eval_size 800 above eval_max_size 700; eval_max_size 800 would do",
+        ["data.eval_max_size=800"],
+    ),
+    (
+        ["train.epochs=200"],
+        "train.epochs: found drop_epochs 200 with epochs 200: that drop never comes; "
+        "earlier epochs, [] or schedule.kind constant would do",
+        ["train.schedule.kind=constant"],
+    ),
+    (
+        ["train.schedule.drop_epochs=[9, 5, 9]"],
+        "train.schedule.drop_epochs: found [9, 5, 9], expected each epoch once and in order; [5, 9] would do",
+        ["train.schedule.drop_epochs=[5, 9]"],
+    ),
+    (
+        ["train.accumulate=5"],
+        "train.accumulate: found batch_size 16 with accumulate 5, a remainder stays; batch_size 20 would do",
+        ["train.batch_size=20", "train.reference_batch_size=20"],
+    ),
+]
+
+NOTES = [
+    (
+        ["train.patience=50", "train.eval_every=10"],
+        "train.patience: patience 50 never acts: epochs 300 and eval_every 10 give 30 evaluations",
+        ["train.patience=29"],
+    ),
+    (
+        ["train.batch_size=4"],
+        "train.batch_size: batch_size 4, but the learning rates are stated for 16 and stay as they are; "
+        "train.scale_lr sqrt or linear would scale them",
+        ["train.scale_lr=sqrt"],
+    ),
+    (
+        ["data.augment.policy=square"],
+        "data.augment.policy: eval_square false with augment.policy square: trained and evaluated on other shapes",
+        ["data.eval_square=true"],
+    ),
+    (
+        ["data.augment.sizes=[256, 288]", "data.augment.crop_first=[]"],
+        "data.augment.sizes: eval_size 800 is far from the sizes of training, 256 to 288",
+        ["data.eval_size=288"],
+    ),
+]
+
+STARTS = [
+    (
+        ["model.backbone.weights=none", "model.backbone.frozen_stages=0"],
+        "model.backbone.weights: found norm frozen with weights none: random statistics cripple training; norm batch, "
+        "weights imagenet, or starting from a checkpoint (--init-from) would do",
+        ["model.backbone.norm=batch"],
+    ),
+    (
+        ["model.backbone.weights=none", "model.backbone.norm=batch"],
+        "model.backbone.weights: found frozen_stages 2 with weights none: random stages would never train; "
+        "frozen_stages 0, weights imagenet, or starting from a checkpoint (--init-from) would do",
+        ["model.backbone.frozen_stages=0"],
+    ),
+    (
+        ["train.backbone_lr=0", "model.backbone={weights: none, norm: batch, frozen_stages: 0}"],
+        "train.backbone_lr: found backbone_lr 0 with weights none: a random backbone would never train; "
+        "a rate above 0, weights imagenet, or starting from a checkpoint (--init-from) would do",
+        ["train.backbone_lr=1"],
+    ),
+]
+
+
+@pytest.fixture
+def report_of(report):
+    return lambda overrides: report("evaluate: {score: 0.5}", PRETRAINED, *overrides)
+
+
+@pytest.mark.parametrize(("broken", "message", "mended"), ERRORS, ids=[case[1].split(":")[0] for case in ERRORS])
+def test_a_contradiction_is_named_and_its_cure_works(report_of, write, broken, message, mended):
+    assert report_of(broken) == [f"--set: {message}"]
+    loaded = load_recipe(write("evaluate: {score: 0.5}"), [PRETRAINED, *broken, *mended])
+    assert loaded.notes == ()
+
+
+@pytest.mark.parametrize(("odd", "message", "mended"), NOTES, ids=[case[1].split(":")[0] for case in NOTES])
+def test_a_doubtful_choice_is_noted_and_its_cure_works(write, odd, message, mended):
+    name = write("evaluate: {score: 0.5}")
+    assert [str(note) for note in load_recipe(name, [PRETRAINED, *odd]).notes] == [f"--set: {message}"]
+    assert load_recipe(name, [PRETRAINED, *odd, *mended]).notes == ()
+
+
+@pytest.mark.parametrize(("broken", "message", "mended"), STARTS, ids=[case[1].split(":")[0] for case in STARTS])
+def test_a_start_that_never_trains_its_random_parts_is_named_and_its_cure_works(write, broken, message, mended):
+    name = write("evaluate: {score: 0.5}")
+    assert [str(problem) for problem in load_recipe(name, broken).start_problems] == [f"--set: {message}"]
+    assert load_recipe(name, [*broken, *mended]).start_problems == ()
+
+
+def test_every_rule_is_broken_above():
+    assert len(RULES) == len(ERRORS) + len(NOTES) + len(STARTS)
+    assert sum(rule.level is Level.NOTE for rule in RULES) == len(NOTES)
+    assert sum(rule.level is Level.START for rule in RULES) == len(STARTS)
+
+
+def test_published_defaults_break_no_rule(write):
+    loaded = load_recipe(write("model: {backbone: {weights: imagenet}}"))
+    assert (loaded.notes, loaded.start_problems) == ((), ())
+
+
+def test_own_backbones_are_asked_for_no_weights(write):
+    assert load_recipe(write("model: {backbone: {name: 'mine:Net'}}")).start_problems == ()
