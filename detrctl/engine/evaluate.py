@@ -4,12 +4,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import nn
 
-from detrctl.engine.distributed import Alone, Processes
+from detrctl.engine.build import build_data, evaluation_loader, learner_from, with_data
+from detrctl.engine.checkpoint import find_checkpoint, load
+from detrctl.engine.distributed import Alone, Processes, choose_device, connected
 from detrctl.errors import DataError, NonFiniteError
 from detrctl.evaluation.coco_metrics import CocoScores, score
 from detrctl.evaluation.ground_truth import GroundTruth
@@ -62,6 +65,48 @@ def evaluate(
     results = tuple(result for image_id in sorted(merged) for result in merged[image_id]) if processes.first else ()
     scores = _score_once(ground_truth.only(merged), results, max_dets, processes)
     return Evaluation(scores, results, time.monotonic() - started, _notes(categories, category_ids))
+
+
+def evaluate_checkpoint(
+    ckpt: str | Path | None = None,
+    *,
+    data: str | None = None,
+    split: str = "val",
+    limit: int | None = None,
+    batch_size: int | None = None,
+    max_dets: int | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, images: None,
+) -> Evaluation:
+    """Scores a checkpoint file or a run folder (default: the newest run) on a labelled split, as training does.
+
+    `data` is a dataset folder or `shapes` (default: the one that it was trained on), `limit` takes the first images
+    only. `batch_size` and `max_dets` are the recipe's by default. `on_progress` hears the images done, and all of them.
+    """
+    checkpoint = load(find_checkpoint(None if ckpt is None else Path(ckpt)))
+    recipe, where = with_data(checkpoint.recipe, data), choose_device(device)
+    part = build_data(recipe, split).first(limit)
+    match_categories(checkpoint.categories, part.ground_truth)  # before the model is built, which takes longer
+    with connected(where) as processes:
+        loader = evaluation_loader(
+            part.dataset,
+            batch_size=batch_size or recipe.evaluate.batch_size,
+            workers=recipe.data.workers,
+            device=where,
+            processes=processes,
+        )
+        return evaluate(
+            learner_from(checkpoint, trust=trust).to(where),
+            loader,
+            part.ground_truth,
+            checkpoint.categories,
+            device=where,
+            precision=recipe.train.precision,
+            max_dets=max_dets or recipe.evaluate.max_dets,
+            processes=processes,
+            on_progress=lambda done: on_progress(min(done * processes.world, part.images), part.images),
+        )
 
 
 def _score_once(
