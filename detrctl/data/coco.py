@@ -1,135 +1,83 @@
 """COCO annotation files as compact arrays that loader workers share.
 
-Letters in shapes: N images, A annotations.
+Letters in shapes: N images, A annotations, C categories, G true boxes of an image.
 """
 
-import json
+import math
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from detrctl.data.annotation_file import AnnotationFile, Category, ImageEntry, read_annotation_file
 from detrctl.data.layouts import SplitFiles, find_splits
+from detrctl.data.summary import CocoSummary, ImageRecord
 from detrctl.errors import DataError
 from detrctl.structures import Categories
 
 __all__ = ["CocoIndex", "CocoSummary", "ImageRecord", "SplitFiles", "find_splits"]
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
-@dataclass(frozen=True)
-class ImageRecord:
-    """An image as the annotation file describes it; height and width are 0 where it does not say."""
-
-    id: int
-    file_name: str
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class CocoSummary:
-    """What an annotation file holds, and what was mended or left out."""
-
-    images: int
-    annotations: int
-    images_without_boxes: int
-    crowds: int
-    small: int
-    medium: int
-    large: int
-    areas_derived: int
-    outside_image: int
-    without_area: int
-    not_finite: int
-    unknown_image: int
-    unknown_category: int
-
-    def lines(self) -> list[str]:
-        """One line for each count that is not zero."""
-        return [f"{name.replace('_', ' ')}: {count}" for name, count in vars(self).items() if count]
+NOT_CROWD = (None, 0, "0", "")
 
 
 class CocoIndex:
-    """One annotation file. Arrays are torch tensors, which loader processes share instead of copying."""
+    """One annotation file, image by image.
 
-    def __init__(self, content: dict[str, Any], name: str):
-        self._name = name
-        categories = sorted(content["categories"], key=lambda category: int(category["id"]))
-        self.categories = Categories(
-            tuple(str(category["name"]) for category in categories),
-            tuple(int(category["id"]) for category in categories),
-        )
-        images = content["images"]
-        self.image_ids = torch.tensor([int(image["id"]) for image in images], dtype=torch.int64)
-        self.sizes_hw = torch.tensor(
-            [[int(image.get("height") or 0), int(image.get("width") or 0)] for image in images], dtype=torch.int32
-        ).reshape(-1, 2)
-        names = [str(image["file_name"]).encode() for image in images]
-        self._names = torch.from_numpy(np.frombuffer(b"".join(names) or b" ", np.uint8).copy())
-        self._name_ends = torch.tensor(np.cumsum([0] + [len(name) for name in names]))
-        self._read_annotations(content.get("annotations", []))
+    Category ids are mapped to 0, 1, ... in ascending order; `categories` keeps names and ids. Everything else is held
+    in torch tensors: processes started by fork or by spawn share their memory instead of copying it.
+    """
 
-    def _read_annotations(self, annotations: list[dict[str, Any]]) -> None:
-        position = {int(image_id): index for index, image_id in enumerate(self.image_ids.tolist())}
-        label = {category_id: index for index, category_id in enumerate(self.categories.ids)}
-        counts: Counter[str] = Counter()
-        rows = []
-        for item in annotations:
-            image, category = position.get(item["image_id"]), label.get(item["category_id"])
-            box = [float(number) for number in item.get("bbox", ())]
-            if image is None:
-                counts["unknown_image"] += 1
-            elif category is None:
-                counts["unknown_category"] += 1
-            elif len(box) != 4 or not np.isfinite(box).all():
-                counts["not_finite"] += 1
-            else:
-                area = item.get("area")
-                counts["areas_derived"] += area is None
-                rows.append(
-                    (image, category, bool(item.get("iscrowd", 0)), box[2] * box[3] if area is None else area, *box)
-                )
-        table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 8)
-        table = table[torch.sort(table[:, 0], stable=True).indices]
-        self.labels = table[:, 1].to(torch.int16)
-        self.is_crowd = table[:, 2].bool()
-        self.areas = table[:, 3].clone()
-        self.boxes_xywh = table[:, 4:].clone()
-        self._ends = torch.searchsorted(table[:, 0].contiguous(), torch.arange(len(self) + 1, dtype=torch.float64))
-        self.summary = self._summarise(len(annotations), counts)
-
-    def _summarise(self, annotations: int, counts: Counter[str]) -> CocoSummary:
-        sides = self.boxes_xywh[:, 2:]
-        return CocoSummary(
-            images=len(self),
-            annotations=annotations,
-            images_without_boxes=int((self._ends.diff() == 0).sum()),
-            crowds=int(self.is_crowd.sum()),
-            small=int((self.areas < 32**2).sum()),
-            medium=int(((self.areas >= 32**2) & (self.areas <= 96**2)).sum()),
-            large=int((self.areas > 96**2).sum()),
-            areas_derived=counts["areas_derived"],
-            outside_image=0,
-            without_area=int((sides <= 0).any(dim=1).sum()),
-            not_finite=counts["not_finite"],
-            unknown_image=counts["unknown_image"],
-            unknown_category=counts["unknown_category"],
-        )
+    def __init__(self, content: AnnotationFile, source: str):
+        self.source = source
+        self.categories = _categories(content.categories, source)
+        if not content.images:
+            raise DataError(f"{source}: the split is empty, `images` lists nothing")
+        self.image_ids = torch.from_numpy(_image_ids(content.images, source))
+        self.sizes_hw = torch.tensor([[_side(entry.height), _side(entry.width)] for entry in content.images])
+        self._names, self._name_ends = _packed_names(content.images, source)
+        self._take_annotations(content)
 
     @classmethod
     def read(cls, annotations: Path) -> "CocoIndex":
-        """Raises DataError if the file is missing, broken or no COCO detection file."""
-        try:
-            content = json.loads(annotations.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError(f"{annotations}: no such annotation file") from None
-        except json.JSONDecodeError as error:
-            raise DataError(f"{annotations}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})") from None
-        return cls(content, str(annotations))
+        """Raises DataError if the file is missing, broken, empty, no COCO detection file, or repeats an id."""
+        return cls(read_annotation_file(annotations), str(annotations))
+
+    def _take_annotations(self, content: AnnotationFile) -> None:
+        entries = content.annotations or []
+        images, image_known = _positions([entry.image_id for entry in entries], self.image_ids.numpy())
+        labels, label_known = _positions(
+            [entry.category_id for entry in entries], np.array(self.categories.ids, dtype=np.int64)
+        )
+        boxes = _boxes([entry.bbox for entry in entries])
+        finite = np.isfinite(boxes).all(axis=1)
+        good = image_known & label_known & finite
+        order = np.flatnonzero(good)[np.argsort(images[good], kind="stable")]
+        areas = _areas([entry.area for entry in entries])
+        derived = ~np.isfinite(areas)
+        areas[derived] = boxes[derived, 2] * boxes[derived, 3]
+        crowd = np.array([entry.iscrowd not in NOT_CROWD for entry in entries], dtype=np.bool_)
+
+        self.labels = torch.from_numpy(labels[order].astype(np.int32))
+        self.boxes_xywh = torch.from_numpy(boxes[order])
+        self.areas = torch.from_numpy(areas[order])
+        self.is_crowd = torch.from_numpy(crowd[order])
+        self._ends = torch.from_numpy(np.searchsorted(images[order], np.arange(len(self) + 1)))
+        self.summary = self._summarise(
+            annotations=len(entries),
+            areas_derived=int((derived & good).sum()),
+            iscrowd_missing=sum(entry.iscrowd is None for entry in entries),
+            unknown_image=int((~image_known).sum()),
+            unknown_category=int((image_known & ~label_known).sum()),
+            unusable_boxes=int((image_known & label_known & ~finite).sum()),
+        )
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -137,47 +85,190 @@ class CocoIndex:
     def image(self, i: int) -> ImageRecord:
         start, end = self._name_ends[i : i + 2].tolist()
         height, width = self.sizes_hw[i].tolist()
-        name = self._names[start:end].numpy().tobytes().decode()
-        return ImageRecord(int(self.image_ids[i]), name, height, width)
+        return ImageRecord(int(self.image_ids[i]), self._names[start:end].numpy().tobytes().decode(), height, width)
 
-    def targets(self, i: int, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Training truths of image i, of which `size_hw` is the true size: boxes (G, 4) xyxy in pixels, labels (G,).
+    def targets(self, i: int, size_hw: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Training truths of image i: boxes (G, 4) float32 xyxy in pixels, labels (G,) int64 from 0.
 
-        As the published training: crowds are dropped, boxes clamped to the image, and kept if any width and height is left.
+        As in the published training: crowds are dropped, boxes clamped to the image (`size_hw`, or the size in the
+        file), and kept if their width and height are then above zero.
         """
         start, end = self._ends[i : i + 2].tolist()
-        boxes = self.boxes_xywh[start:end].clone()
-        boxes[:, 2:] += boxes[:, :2]
-        height, width = size_hw
-        boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height], dtype=boxes.dtype))
+        height, width = size_hw or self.sizes_hw[i].tolist()
+        boxes = _corners(self.boxes_xywh[start:end], torch.tensor([height or math.inf, width or math.inf]))
         keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & ~self.is_crowd[start:end]
         return boxes[keep].float(), self.labels[start:end][keep].long()
 
     def ground_truth(self) -> dict[str, Any]:
         """What evaluation needs, as the content of a COCO file: original category ids, annotation ids from 1.
 
-        Crowds and boxes outside the image are in it, as in the file.
+        Crowds, boxes without area and boxes that leave the image are in it, as they are in the file.
         """
-        ids, owners = self.categories.ids, torch.repeat_interleave(self.image_ids, self._ends.diff())
-        columns = (owners, self.labels, self.is_crowd, self.areas, self.boxes_xywh)
+        ids = self.categories.ids
+        columns = (self._owners(), self.labels, self.is_crowd, self.areas, self.boxes_xywh)
         rows = zip(*(column.tolist() for column in columns), strict=True)
+        image_ids = self.image_ids.tolist()
         return {
             "images": [
                 {"id": image_id, "height": height, "width": width}
-                for image_id, (height, width) in zip(self.image_ids.tolist(), self.sizes_hw.tolist(), strict=True)
+                for image_id, (height, width) in zip(image_ids, self.sizes_hw.tolist(), strict=True)
             ],
             "annotations": [
                 {
-                    "id": n,
-                    "image_id": owner,
+                    "id": number,
+                    "image_id": image_ids[owner],
                     "category_id": ids[label],
                     "iscrowd": int(crowd),
                     "area": area,
                     "bbox": box,
                 }
-                for n, (owner, label, crowd, area, box) in enumerate(rows, start=1)
+                for number, (owner, label, crowd, area, box) in enumerate(rows, start=1)
             ],
-            "categories": [
-                {"id": number, "name": name} for number, name in zip(ids, self.categories.names, strict=True)
-            ],
+            "categories": [{"id": n, "name": name} for n, name in zip(ids, self.categories.names, strict=True)],
         }
+
+    def _owners(self) -> Tensor:
+        """(A,): the position of each annotation's image."""
+        return torch.repeat_interleave(torch.arange(len(self)), self._ends.diff())
+
+    def _summarise(self, **found_on_reading: int) -> CocoSummary:
+        owners = self._owners()
+        sizes = self.sizes_hw[owners].double()
+        sizes[sizes == 0] = math.inf
+        boxes = self.boxes_xywh
+        clamped = _corners(boxes, sizes)
+        has_area = (clamped[:, 2:] > clamped[:, :2]).all(dim=1)
+        # Exporters round: a hundredth of a pixel beyond the edge is not worth a line.
+        outside = ((boxes[:, :2] + boxes[:, 2:] > sizes.flip(1) + 0.01) | (boxes[:, :2] < -0.01)).any(dim=1)
+        trained = has_area & ~self.is_crowd
+        per_image = torch.bincount(owners[trained], minlength=len(self))
+        areas = self.areas[trained]
+        return CocoSummary(
+            images=len(self),
+            boxes=int(trained.sum()),
+            boxes_per_class=tuple(torch.bincount(self.labels[trained], minlength=len(self.categories)).tolist()),
+            small=int((areas < 32**2).sum()),
+            medium=int(((areas >= 32**2) & (areas <= 96**2)).sum()),
+            large=int((areas > 96**2).sum()),
+            most_boxes_in_an_image=int(per_image.max()),
+            images_without_boxes=int((per_image == 0).sum()),
+            images_without_size=int((self.sizes_hw == 0).any(dim=1).sum()),
+            crowds=int(self.is_crowd.sum()),
+            leaving_the_image=int((outside & trained).sum()),
+            without_area=int((~has_area & ~self.is_crowd).sum()),
+            **found_on_reading,
+        )
+
+
+def _corners(boxes_xywh: Tensor, sizes_hw: Tensor) -> Tensor:
+    """(G, 4), (2,) or (G, 2) -> (G, 4) xyxy, clamped to the image."""
+    low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+    limits = sizes_hw.to(boxes_xywh.dtype).flip(-1)
+    return torch.cat([torch.minimum(corner.clamp(min=0), limits) for corner in (low, high)], dim=1)
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number that fits 64 bits, also where a file has it as text or as 3.0; otherwise None."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if (isinstance(value, str) or number == value) and abs(number) < 2**63 else None
+
+
+def _side(value: Any) -> int:
+    """A height or width, 0 where the file does not say."""
+    return max(0, _whole(value) or 0)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _positions(values: list[Any], known: Ints) -> tuple[Ints, Mask]:
+    """Where each value stands in `known`, and whether it does: (A,) int64, (A,) bool"""
+    wanted, valid = _whole_numbers(values)
+    order = np.argsort(known)
+    place = np.searchsorted(known[order], wanted).clip(max=len(known) - 1)
+    found = order[place]
+    return found, valid & (known[found] == wanted)
+
+
+def _whole_numbers(values: list[Any]) -> tuple[Ints, Mask]:
+    """(A,) int64, and (A,) bool: which of the values are whole numbers."""
+    if all(type(value) is int for value in values):
+        try:
+            return np.array(values, dtype=np.int64), np.ones(len(values), np.bool_)
+        except OverflowError:
+            pass
+    numbers = [_whole(value) for value in values]
+    valid = np.array([number is not None for number in numbers], dtype=np.bool_)
+    return np.array([number or 0 for number in numbers], dtype=np.int64), valid
+
+
+def _boxes(values: list[Any]) -> Floats:
+    """(A, 4), NaN where a value is not a list of four numbers."""
+    try:
+        boxes = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        boxes = np.empty(0)
+    if boxes.shape == (len(values), 4):
+        return boxes
+    rows = [
+        [_number(number) for number in value] if isinstance(value, list) and len(value) == 4 else [math.nan] * 4
+        for value in values
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, 4)
+
+
+def _areas(values: list[Any]) -> Floats:
+    """(A,), NaN where a value is not a number."""
+    return np.array([_number(value) for value in values], dtype=np.float64)
+
+
+def _refuse_repeated(ids: list[int], what: str, source: str) -> None:
+    repeated = [number for number, count in Counter(ids).items() if count > 1]
+    if repeated:
+        listed = ", ".join(map(str, repeated[:5])) + (", ..." if len(repeated) > 5 else "")
+        raise DataError(
+            f"{source}: {len(repeated)} {what} ids stand for more than one entry: {listed}; give every entry its own id"
+        )
+
+
+def _ids(values: list[Any], what: str, source: str) -> list[int]:
+    ids: list[int] = []
+    for position, value in enumerate(values):
+        number = _whole(value)
+        if number is None:
+            raise DataError(f"{source}: {what}[{position}].id: {value!r} is not a whole number")
+        ids.append(number)
+    return ids
+
+
+def _categories(entries: list[Category], source: str) -> Categories:
+    if not entries:
+        raise DataError(f"{source}: `categories` lists nothing; a detector needs at least one class")
+    ids = _ids([entry.id for entry in entries], "categories", source)
+    _refuse_repeated(ids, "category", source)
+    pairs = sorted(zip(ids, entries, strict=True), key=lambda pair: pair[0])
+    names = tuple(str(number if entry.name is None else entry.name) for number, entry in pairs)
+    return Categories(names, tuple(number for number, _ in pairs))
+
+
+def _image_ids(entries: list[ImageEntry], source: str) -> Ints:
+    ids = _ids([entry.id for entry in entries], "images", source)
+    _refuse_repeated(ids, "image", source)
+    return np.array(ids, dtype=np.int64)
+
+
+def _packed_names(entries: list[ImageEntry], source: str) -> tuple[Tensor, Tensor]:
+    """All file names as one run of bytes, and where each ends (N + 1,): a list of texts could not be shared."""
+    for position, entry in enumerate(entries):
+        if not isinstance(entry.file_name, str) or not entry.file_name:
+            raise DataError(f"{source}: images[{position}].file_name: {entry.file_name!r} is not the name of a file")
+    names = [entry.file_name.encode() for entry in entries]
+    ends = np.cumsum([0] + [len(name) for name in names])
+    return torch.from_numpy(np.frombuffer(b"".join(names), np.uint8).copy()), torch.from_numpy(ends)

@@ -4,15 +4,16 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detrctl.boxes import Cxcywh, Xyxy, xyxy_to_cxcywh
+from detrctl.boxes import Xyxy, xyxy_to_cxcywh
 from detrctl.data.batch import Sample
+from detrctl.data.cache import ImageCache
 from detrctl.data.coco import CocoIndex
 from detrctl.data.images import read_image
 from detrctl.data.transforms import Record, make_record
@@ -27,13 +28,13 @@ def random_numbers_from(*key: int) -> Iterator[None]:
     """Torch's CPU, Python's and NumPy's global random numbers from a key; their former states come back afterwards.
 
     So a sample depends on its key alone, not on the process or on what was drawn before. The accelerators' generators,
-    which `torch.manual_seed` would also set, are left alone.
+    which `torch.manual_seed` would set as well, are left alone: they serve the model.
     """
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    seeds = np.random.SeedSequence([number % 2**64 for number in key]).generate_state(2, np.uint64).tolist()
     states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seeds[0] >> 1)
+    random.seed(seeds[1])
+    np.random.seed(seeds[1] % 2**32)
     try:
         yield
     finally:
@@ -47,14 +48,16 @@ def to_sample(record: Record, image_id: int, original_size_hw: tuple[int, int]) 
     pixels = record["image"].as_subclass(Tensor)
     height, width = pixels.shape[-2:]
     fractions = record["boxes"].as_subclass(Tensor).float() / torch.tensor([width, height, width, height])
-    boxes: Cxcywh = xyxy_to_cxcywh(Xyxy(fractions))
-    return Sample(pixels, Targets(record["labels"], boxes, image_id), original_size_hw, image_id)
+    targets = Targets(record["labels"], xyxy_to_cxcywh(Xyxy(fractions)), image_id)
+    return Sample(pixels, targets, original_size_hw, image_id)
 
 
 class DetectionDataset(Dataset[Sample | None]):
-    """Item i is image i of the index, transformed; None if its file is broken and `broken` is "skip".
+    """Item i is image i of the index, transformed.
 
-    The same seed, epoch and image give the same sample in whichever process.
+    The same seed, epoch and image give the same sample in whichever process. A file that cannot be read raises
+    DataError, or with `broken="skip"` gives None and is listed by `unreadable()`. With `cache`, decoded images stay in
+    memory where all of them fit into 512 MB.
     """
 
     def __init__(
@@ -72,12 +75,18 @@ class DetectionDataset(Dataset[Sample | None]):
         self.transform = transform
         self.seed = seed
         self.broken = broken
-        self._kept: dict[int, Tensor] | None = {} if cache else None
-        # Shared, so that loader processes that live through several epochs see the change.
+        self._cache = ImageCache(index.sizes_hw, **({} if cache else {"limit_bytes": 0}))
+        # Shared, so that loader processes see a new epoch, and the main process what they could not read.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._unreadable = torch.zeros(len(index), dtype=torch.bool).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
+        """Call it before the loader's iterator is made."""
         self._epoch.fill_(epoch)
+
+    def unreadable(self) -> list[Path]:
+        """The files that were skipped so far, by any loader process."""
+        return [self._path(i) for i in self._unreadable.nonzero().flatten().tolist()]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -88,26 +97,32 @@ class DetectionDataset(Dataset[Sample | None]):
         except DataError:
             if self.broken == "fail":
                 raise
+            self._unreadable[i] = True
             return None
-        image = self.index.image(i)
+        image_id = self.index.image(i).id
         height, width = pixels.shape[-2:]
-        with random_numbers_from(self.seed, int(self._epoch), image.id & 0xFFFFFFFFFFFFFFFF):
+        with random_numbers_from(self.seed, int(self._epoch), image_id):
             record = self.transform(make_record(pixels, *self.index.targets(i, (height, width))))
-        return to_sample(record, image.id, (height, width))
+        return to_sample(record, image_id, (height, width))
+
+    def _path(self, i: int) -> Path:
+        return self.images / self.index.image(i).file_name
 
     def _pixels(self, i: int) -> Tensor:
-        if self._kept is not None and i in self._kept:
-            return self._kept[i]
-        image = self.index.image(i)
-        size_wh = (image.width, image.height) if image.width and image.height else None
-        pixels = read_image(self.images / image.file_name, size_wh=size_wh)
-        if self._kept is not None:
-            self._kept[i] = pixels
+        pixels = self._cache.get(i)
+        if pixels is None:
+            image = self.index.image(i)
+            known = image.width > 0 and image.height > 0
+            pixels = read_image(self._path(i), size_wh=(image.width, image.height) if known else None)
+            self._cache.put(i, pixels)
         return pixels
 
 
 class ImageFiles(Dataset[Sample | None]):
-    """Images without truths, for prediction. Item i is None if file i is broken; `reason(i)` then says why."""
+    """Image files without truths, for prediction; `image_id` is the position.
+
+    Item i is None if file i cannot be read; `reason(i)` then says why.
+    """
 
     def __init__(self, paths: Sequence[Path], transform: Transform):
         self.paths = tuple(paths)
@@ -122,8 +137,8 @@ class ImageFiles(Dataset[Sample | None]):
         except DataError:
             return None
         height, width = pixels.shape[-2:]
-        empty: tuple[Any, Any] = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-        return to_sample(self.transform(make_record(pixels, *empty)), i, (height, width))
+        record = make_record(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        return to_sample(self.transform(record), i, (height, width))
 
     def reason(self, i: int) -> str | None:
         """Why file i cannot be read, in one line that names it; None if it can."""

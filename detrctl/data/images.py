@@ -22,9 +22,9 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.err
 def read_image(path: Path, *, size_wh: tuple[int, int] | None = None) -> Tensor:
     """The pixels of an image file: uint8 RGB (3, H, W).
 
-    `size_wh` is the width and height that an annotation file gives, whose boxes refer to them. A photograph with an EXIF
-    orientation is turned if that, and only that, gives this size. Where the size cannot tell (square images, turns by
-    180 degrees, mirrorings) the pixels stay as stored, as the published training reads them. Without `size_wh` (in
+    `size_wh` is the width and height that an annotation file gives, whose boxes refer to them. A photograph with an
+    EXIF orientation is turned if that, and only that, gives this size. Where the size cannot tell (square images, turns
+    by 180 degrees, mirrorings) the pixels stay as stored, as the published training reads them. Without `size_wh` (in
     prediction) the image is turned as a viewer would show it.
 
     Transparency is ignored: the colours are taken as stored. 16-bit grey is divided by 257, the full range to the full
@@ -34,39 +34,39 @@ def read_image(path: Path, *, size_wh: tuple[int, int] | None = None) -> Tensor:
     """
     try:
         with Image.open(path) as file:
-            image = _upright(file, size_wh)
-            pixels = np.array(_to_rgb(image))
+            pixels = _pixels(file, size_wh)
     except FileNotFoundError:
         raise DataError(f"{path}: no such image file") from None
     except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be decoded as an image ({_first_line(error)})") from None
-    height, width, _ = pixels.shape
+        raise DataError(f"{path}: cannot be decoded as an image ({_reason(error, path)})") from None
+    height, width = pixels.shape[-2:]
     if size_wh is not None and (width, height) != size_wh:
         raise DataError(
             f"{path}: the image is {width} x {height}, its annotations say {size_wh[0]} x {size_wh[1]}; "
             "its boxes cannot be placed"
         )
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return pixels
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height as stored, read from the file's header only. Raises DataError naming the file."""
+def pixels_of(image: Image.Image) -> Tensor:
+    """An image that Pillow has opened, as `read_image` decodes its file in prediction: uint8 RGB (3, H, W)."""
     try:
-        with Image.open(path) as file:
-            return file.size
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image file") from None
+        return _pixels(image, None)
     except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be decoded as an image ({_first_line(error)})") from None
+        raise DataError(f"cannot be decoded as an image ({_reason(error)})") from None
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _pixels(image: Image.Image, size_wh: tuple[int, int] | None) -> Tensor:
+    return torch.from_numpy(np.array(_to_rgb(_upright(image, size_wh)))).permute(2, 0, 1).contiguous()
+
+
+def _reason(error: BaseException, path: Path | None = None) -> str:
+    """Pillow's first line, without the path that it repeats."""
+    first = (str(error).splitlines() or [""])[0].replace(f" {str(path)!r}", "")
+    return first or type(error).__name__
 
 
 def _upright(image: Image.Image, size_wh: tuple[int, int] | None) -> Image.Image:
-    if image.format not in ("JPEG", "MPO", "TIFF", "PNG", "WEBP", "HEIF", "AVIF"):
-        return image
     if size_wh is not None:
         sideways = image.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
         if not sideways or image.size == size_wh or image.size[::-1] != size_wh:

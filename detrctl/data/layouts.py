@@ -1,18 +1,21 @@
 """Where a dataset keeps its splits: the usual COCO layouts, found from a root folder."""
 
+import json
+import mmap
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from detrctl.errors import DataError
 
-ALIASES = {"valid": "val", "validation": "val", "training": "train"}
+ALIASES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 IN_FOLDER = "_annotations.coco.json"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 
 LOOKED_FOR = (
-    "annotations/instances_train2017.json with train2017/, annotations/instances_train.json with images/, "
-    "or train/_annotations.coco.json"
+    "annotations/instances_train2017.json (images in train2017/), annotations/instances_train.json "
+    "(images in images/, images/train/ or train/), and train/_annotations.coco.json"
 )
 
 
@@ -27,14 +30,42 @@ class SplitFiles:
 def find_splits(root: Path) -> dict[str, SplitFiles]:
     """The splits of a dataset by name: `train`, `val`, `test`, ... ("valid" is `val`, "train2017" is `train`).
 
-    Raises DataError if the folder is missing or none of the layouts is there.
+    Folders of images that no annotation file speaks of are splits without labels. Raises DataError if the folder is
+    missing or no annotation file is where it usually is.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; give the folder that holds the images and annotations of a dataset")
-    splits = _annotation_folder(root) | _folders_with_annotations(root)
-    if not splits:
+        raise DataError(f"{root}: no such folder; give the folder that holds a dataset's images and annotations")
+    labelled = _folders_with_annotations(root) | _annotation_folder(root)
+    if not labelled:
         raise DataError(f"{root}: no COCO annotations found; looked for {LOOKED_FOR}")
-    return _unlabelled(root, splits) | splits
+    return _unlabelled(root, labelled) | labelled
+
+
+def choose_split(splits: Mapping[str, SplitFiles], name: str, root: Path) -> SplitFiles:
+    """The split that a user names, also as "valid" or "val2017". Raises DataError listing those that there are."""
+    split = splits.get(name) or splits.get(_canonical(name))
+    if split is None:
+        raise DataError(f"{root}: no split {name!r}; there is {', '.join(sorted(splits))}")
+    return split
+
+
+def named_split(images: Path, annotations: Path | None) -> SplitFiles:
+    """A split given by hand. Raises DataError if the folder or the file is missing."""
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder of images")
+    if annotations is not None and not annotations.is_file():
+        raise DataError(f"{annotations}: no such annotation file")
+    return SplitFiles(images, annotations)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files below a folder, in the order of their names. Raises DataError if there are none."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of images")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    if not files:
+        raise DataError(f"{folder}: no image files; looked for {', '.join(IMAGE_SUFFIXES)}")
+    return files
 
 
 def _canonical(name: str) -> str:
@@ -45,14 +76,34 @@ def _canonical(name: str) -> str:
 
 def _annotation_folder(root: Path) -> dict[str, SplitFiles]:
     """annotations/instances_NAME.json; the images in NAME/, images/NAME/ or images/."""
-    splits = {}
+    splits: dict[str, SplitFiles] = {}
     for file in sorted((root / "annotations").glob("instances_*.json")):
         name = file.stem.removeprefix("instances_")
-        folders = [root / name, root / "images" / name]
-        folders += [root / "images" / _canonical(name), root / _canonical(name), root / "images", root]
-        images = next(folder for folder in folders if folder.is_dir())
-        splits.setdefault(_canonical(name), SplitFiles(images, file))
+        splits.setdefault(_canonical(name), SplitFiles(_image_folder(root, name, file), file))
     return splits
+
+
+def _image_folder(root: Path, name: str, annotations: Path) -> Path:
+    """The first usual folder that holds the file that the annotations name first; else the first that exists."""
+    same = dict.fromkeys((name, _canonical(name), *_spellings(_canonical(name))))
+    usual = [parent / spelling for spelling in same for parent in (root, root / "images")] + [root / "images", root]
+    folders = [folder for folder in usual if folder.is_dir()]
+    first = _first_file_name(annotations)
+    return next((folder for folder in folders if first and (folder / first).is_file()), folders[0])
+
+
+def _spellings(name: str) -> list[str]:
+    return [other for other, canonical in ALIASES.items() if canonical == name]
+
+
+def _first_file_name(annotations: Path) -> str | None:
+    """The first `file_name` in a JSON file that may be too large to be read for this."""
+    try:
+        with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = re.search(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', content)
+            return str(json.loads(found.group(1))) if found else None
+    except (OSError, ValueError):
+        return None  # Empty, unreadable or broken: the reader of annotations says so better.
 
 
 def _folders_with_annotations(root: Path) -> dict[str, SplitFiles]:
@@ -61,14 +112,15 @@ def _folders_with_annotations(root: Path) -> dict[str, SplitFiles]:
     return {_canonical(file.parent.name): SplitFiles(file.parent, file) for file in files}
 
 
-def _unlabelled(root: Path, labelled: dict[str, SplitFiles]) -> dict[str, SplitFiles]:
+def _unlabelled(root: Path, labelled: Mapping[str, SplitFiles]) -> dict[str, SplitFiles]:
     """Folders of images beside the labelled ones, such as test2017/ or images/test/."""
     taken = {split.images for split in labelled.values()}
-    folders = [folder for parent in (root, root / "images") if parent.is_dir() for folder in sorted(parent.iterdir())]
+    parents = [parent for parent in (root, root / "images") if parent.is_dir()]
+    folders = [folder for parent in parents for folder in sorted(parent.iterdir()) if folder.is_dir()]
     return {
         _canonical(folder.name): SplitFiles(folder, None)
         for folder in folders
-        if folder.is_dir() and folder not in taken and _holds_images(folder)
+        if folder not in taken and _holds_images(folder)
     }
 
 

@@ -21,6 +21,9 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's, which the published backbones were trained with."""
 
+GREY = torch.tensor([round(255 * mean) for mean in MEAN], dtype=torch.uint8)
+"""Nearly zero after normalising, as padding is."""
+
 Record = dict[str, Any]
 
 
@@ -62,21 +65,50 @@ def _between(low: int, high: int) -> int:
 
 
 def _resize(record: Record, size_hw: tuple[int, int]) -> Record:
-    if size_hw == _size_hw(record):
+    height, width = _size_hw(record)
+    if size_hw == (height, width):
         return record
-    size = list(size_hw)
-    image = F.resize(record["image"], size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
-    return {**record, "image": image, "boxes": F.resize(record["boxes"], size)}
+    image = F.resize(record["image"], list(size_hw), interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
+    ratio_y, ratio_x = size_hw[0] / height, size_hw[1] / width
+    boxes = record["boxes"].as_subclass(Tensor) * torch.tensor([ratio_x, ratio_y, ratio_x, ratio_y])
+    return {**record, **make_record(image, boxes, record["labels"])}
 
 
-def crop(record: Record, top: int, left: int, height: int, width: int) -> Record:
-    """Cut a window out. Boxes are clipped to it, and kept if anything of them is left: any area above zero."""
+def crop(record: Record, top: int, left: int, height: int, width: int, *, only: Tensor | None = None) -> Record:
+    """Cut a window out. Boxes are clipped to it, and kept if anything of them is left: any area above zero.
+
+    `only` (G,) bool: the boxes that may stay.
+    """
     image = F.crop(record["image"], top, left, height, width)
     boxes = record["boxes"].as_subclass(Tensor) - torch.tensor([left, top, left, top])
-    limits = torch.tensor([width, height, width, height], dtype=boxes.dtype)
-    boxes = torch.minimum(boxes, limits).clamp(min=0)
+    boxes = torch.minimum(boxes, torch.tensor([width, height, width, height])).clamp(min=0)
     keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    return make_record(image, boxes[keep], record["labels"][keep])
+    keep = keep if only is None else keep & only
+    return {**record, **make_record(image, boxes[keep], record["labels"][keep])}
+
+
+class HorizontalFlip(v2.Transform):
+    """Mirror left and right."""
+
+    def forward(self, record: Record) -> Record:
+        width = _size_hw(record)[1]
+        boxes = record["boxes"].as_subclass(Tensor)[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1])
+        return {
+            **record,
+            **make_record(F.hflip(record["image"]), boxes + torch.tensor([width, 0, width, 0]), record["labels"]),
+        }
+
+
+class VerticalFlip(v2.Transform):
+    """Mirror top and bottom."""
+
+    def forward(self, record: Record) -> Record:
+        height = _size_hw(record)[0]
+        boxes = record["boxes"].as_subclass(Tensor)[:, [0, 3, 2, 1]] * torch.tensor([1, -1, 1, -1])
+        return {
+            **record,
+            **make_record(F.vflip(record["image"]), boxes + torch.tensor([0, height, 0, height]), record["labels"]),
+        }
 
 
 class ResizeShortest(v2.Transform):
@@ -104,7 +136,7 @@ class ResizeSquare(v2.Transform):
 
 
 class RandomSizeCrop(v2.Transform):
-    """Crop a window whose width and height are drawn evenly and apart from `min_size` to `max_size` or the image's side."""
+    """Crop a window whose width and height are each drawn evenly from `min_size` to `max_size` or the image's side."""
 
     def __init__(self, min_size: int, max_size: int):
         super().__init__()
@@ -146,20 +178,50 @@ class LargeScaleJitter(v2.Transform):
         return crop(record, top, left, new_height, new_width)
 
 
+class ZoomOut(v2.Transform):
+    """Place the image anywhere on a grey canvas of 1 to `most` times its sides (SSD: Liu et al. 2016, section 3.6).
+
+    v2's own enlarges without bound. Here the canvas, and the image with it, is scaled down where its longest side would
+    exceed `limit`, which no later step does: the same picture for a fraction of the time.
+    """
+
+    def __init__(self, *, limit: int, most: float = 4.0):
+        super().__init__()
+        self.limit = limit
+        self.most = most
+
+    def forward(self, record: Record) -> Record:
+        height, width = _size_hw(record)
+        zoom = 1 + (self.most - 1) * float(torch.rand(()))
+        shrink = min(1.0, self.limit / (max(height, width) * zoom))
+        record = _resize(record, (max(1, int(height * shrink)), max(1, int(width * shrink))))
+        height, width = _size_hw(record)
+        canvas_height, canvas_width = int(height * zoom), int(width * zoom)
+        top, left = _between(0, canvas_height - height), _between(0, canvas_width - width)
+        canvas = GREY[:, None, None].repeat(1, canvas_height, canvas_width)
+        canvas[:, top : top + height, left : left + width] = record["image"]
+        boxes = record["boxes"].as_subclass(Tensor) + torch.tensor([left, top, left, top])
+        return {**record, **make_record(canvas, boxes, record["labels"])}
+
+
 class IouCrop(v2.Transform):
-    """SSD's crop (Liu et al. 2016, section 2.2), as v2 draws it: keeps the boxes whose centre stays inside, clipped."""
+    """SSD's crop (Liu et al. 2016, section 2.2), drawn as v2 draws it: the boxes whose centre is inside stay, clipped.
+
+    Images without boxes, and those of a few pixels, which v2 cannot handle, stay whole.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.draw = v2.RandomIoUCrop()
 
     def forward(self, record: Record) -> Record:
-        if not len(record["boxes"]):
+        if not len(record["boxes"]) or min(_size_hw(record)) < 8:
             return record
-        image, boxes, labels = self.draw(record["image"], record["boxes"], record["labels"])
-        # v2 leaves the boxes that the crop loses as empty ones.
-        keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        return make_record(image, boxes.as_subclass(Tensor)[keep], labels[keep])
+        drawn = self.draw.make_params([record["image"], record["boxes"]])
+        if not drawn:
+            return record
+        window = (drawn["top"], drawn["left"], drawn["height"], drawn["width"])
+        return crop(record, *window, only=drawn["is_within_crop_area"])
 
 
 class OneOf(v2.Transform):
@@ -188,14 +250,34 @@ class Sometimes(v2.Transform):
         return self.inner(record) if float(torch.rand(())) < self.p else record
 
 
+class ImageOnly(v2.Transform):
+    """A transform of pixels, spared the search of the whole sample for what it could change."""
+
+    def __init__(self, transform: v2.Transform):
+        super().__init__()
+        self.inner = transform
+
+    def forward(self, record: Record) -> Record:
+        return {**record, "image": self.inner(record["image"])}
+
+
 class Normalise(v2.Transform):
     """uint8 pixels to float, less ImageNet's mean, over its standard deviation."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = 255 * torch.tensor(MEAN)[:, None, None]
+        self.deviation = 255 * torch.tensor(STD)[:, None, None]
+
     def forward(self, record: Record) -> Record:
-        mean = torch.tensor(MEAN)[:, None, None] * 255
-        scale = torch.tensor(STD)[:, None, None] * 255
-        pixels = record["image"].as_subclass(Tensor).float().sub_(mean).div_(scale)
+        pixels = record["image"].as_subclass(Tensor).float().sub_(self.mean).div_(self.deviation)
         return {**record, "image": tv_tensors.Image(pixels)}
+
+
+def photometric_distortion() -> v2.Transform:
+    """SSD's ranges (Liu et al. 2016): brightness, contrast, saturation and hue, each with probability 0.5."""
+    jitters = ({"brightness": 0.125}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 0.05})
+    return v2.Compose([Sometimes(ImageOnly(v2.ColorJitter(**jitter)), p=0.5) for jitter in jitters])
 
 
 def eval_transform(*, size: int, max_size: int, square: bool = False) -> v2.Transform:
@@ -230,23 +312,26 @@ def train_transform(
     eval_max_size: int = 1333,
     eval_square: bool = False,
 ) -> v2.Transform:
-    """Colours, canvas, flips, then the policy's geometry, then normalised; the defaults are the published ones.
+    """Canvas, IoU crop and flips, then the policy's geometry and the colours, then normalised.
 
-    Names are those of the recipe's `data.augment`. Policy `none` resizes as evaluation does, by the `eval_...` sizes;
-    `large_scale_jitter` works on a square of the greatest of `sizes`.
+    The defaults are the published ones, and the names those of the recipe's `data.augment`. Policy `none` resizes as
+    evaluation does, by the `eval_...` sizes; `large_scale_jitter` works on a square of the greatest of `sizes`.
     """
-    geometry = {
-        "detr": lambda: _detr_geometry(sizes, max_size, crop_first, crop_size),
-        "square": lambda: ResizeSquare(sizes),
-        "large_scale_jitter": lambda: LargeScaleJitter(max(sizes), scale),
-        "none": lambda: ResizeSquare([eval_size]) if eval_square else ResizeShortest([eval_size], eval_max_size),
-    }[policy]()
-    steps: list[v2.Transform] = [v2.RandomPhotometricDistort(p=0.5)] if photometric else []
-    if zoom_out:
-        grey = tuple(round(255 * mean) for mean in MEAN)
-        steps.append(v2.RandomZoomOut(fill=list(grey), side_range=(1.0, 4.0), p=zoom_out))
-    if iou_crop:
-        steps.append(Sometimes(IouCrop(), p=iou_crop))
-    steps += [v2.RandomHorizontalFlip(flip)] if flip else []
-    steps += [v2.RandomVerticalFlip(vertical_flip)] if vertical_flip else []
-    return v2.Compose([*steps, geometry, Normalise()])
+    evaluation = ResizeSquare([eval_size]) if eval_square else ResizeShortest([eval_size], eval_max_size)
+    geometry, longest = {
+        "detr": (_detr_geometry(sizes, max_size, crop_first, crop_size), max_size),
+        "square": (ResizeSquare(sizes), max(sizes)),
+        "large_scale_jitter": (LargeScaleJitter(max(sizes), scale), int(max(sizes) * max(1.0, scale[1]))),
+        "none": (evaluation, eval_size if eval_square else eval_max_size),
+    }[policy]
+    # Colours come after the resize: small images, less work.
+    steps = [
+        (zoom_out, Sometimes(ZoomOut(limit=longest), p=zoom_out)),
+        (iou_crop, Sometimes(IouCrop(), p=iou_crop)),
+        (flip, Sometimes(HorizontalFlip(), p=flip)),
+        (vertical_flip, Sometimes(VerticalFlip(), p=vertical_flip)),
+        (True, geometry),
+        (photometric, photometric_distortion()),
+        (True, Normalise()),
+    ]
+    return v2.Compose([step for wanted, step in steps if wanted])
