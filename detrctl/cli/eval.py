@@ -1,0 +1,193 @@
+"""`detrctl eval`: COCO scores of a checkpoint, or of a result file without a model."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detrctl.errors import DetrctlError
+
+if TYPE_CHECKING:
+    from detrctl.evaluation.coco_metrics import CocoScores
+
+MEANINGS = {
+    "AP": "mean over IoU 0.50 to 0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small: area up to 32 x 32 pixels",
+    "APm": "medium: between small and large",
+    "APl": "large: area from 96 x 96 pixels",
+    "ARs": "recall, small",
+    "ARm": "recall, medium",
+    "ARl": "recall, large",
+}
+NO_TRUTH = "no ground truth"
+
+
+def evaluate(
+    ckpt: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE_OR_RUN", help="Checkpoint file or run folder; default: the newest run's best."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Dataset folder, or `shapes`; default: the one it was trained on."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split of the dataset.")] = "val",
+    max_dets: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most detections that count per image and class; default: the recipe's (COCO: 100)."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers to this JSON file.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images at a time; default: the recipe's evaluate.batch_size.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images of the split.")] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Import model parts of others that a checkpoint names.")
+    ] = False,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Score this COCO result file instead of a checkpoint; no model is loaded."),
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="COCO annotations to score --predictions against.")
+    ] = None,
+) -> None:
+    """The twelve COCO numbers and AP per class, of a checkpoint or of a COCO result file."""
+    if json_file is not None:
+        check_writable(json_file)
+    if predictions is None and annotations is None:
+        about, scores = _of_checkpoint(
+            ckpt, data, split, max_dets=max_dets, batch=batch, limit=limit, device=device, trust=trust
+        )
+    elif predictions is None or annotations is None:
+        raise DetrctlError(
+            "--predictions and --annotations belong together: give a result file and its COCO annotations"
+        )
+    elif (ckpt, data, batch, limit) != (None, None, None, None):
+        raise DetrctlError("--predictions scores a result file as it is: leave out --ckpt, --data, --batch and --limit")
+    else:
+        about, scores = _of_file(predictions, annotations, max_dets=max_dets)
+    show(scores)
+    if json_file is not None:
+        write_json(json_file, {**scores.as_dict(), **about})
+
+
+def _of_checkpoint(
+    ckpt: Path | None,
+    data: str | None,
+    split: str,
+    *,
+    max_dets: int | None,
+    batch: int | None,
+    limit: int | None,
+    device: str,
+    trust: bool,
+) -> tuple[dict[str, Any], "CocoScores"]:
+    from detrctl.cli import render
+    from detrctl.cli.checkpoints import chosen_checkpoint
+    from detrctl.engine.evaluate import evaluate_checkpoint
+
+    path = chosen_checkpoint(ckpt)
+    with render.progress("evaluating", "images") as heard:
+        done = evaluate_checkpoint(
+            path,
+            data=data,
+            split=split,
+            limit=limit,
+            batch_size=batch,
+            max_dets=max_dets,
+            device=device,
+            trust=trust,
+            on_progress=heard,
+        )
+    for note in done.notes:
+        render.warn(note)
+    counts = f"{done.scores.images} images, {done.scores.truths} truths"
+    render.say(f"{done.data}, split {split}: {counts}, {done.seconds:.1f} s")
+    return {"checkpoint": str(path), "data": done.data, "split": split}, done.scores
+
+
+def _of_file(predictions: Path, annotations: Path, *, max_dets: int | None) -> tuple[dict[str, Any], "CocoScores"]:
+    from detrctl.cli import render
+    from detrctl.evaluation.coco_metrics import score
+    from detrctl.evaluation.ground_truth import GroundTruth
+    from detrctl.evaluation.results import matched_by_file_name, read_results
+
+    truths = GroundTruth.from_file(annotations)
+    results = matched_by_file_name(read_results(predictions), truths)
+    scores = score(truths, results, max_dets=max_dets or 100, source=str(predictions))
+    if truths.left_out:
+        render.warn(f"{annotations}: {truths.left_out} annotations left out (no usable box, unknown image or category)")
+    render.say(
+        f"{predictions}: {len(results)} detections; {annotations}: {scores.images} images, {scores.truths} truths"
+    )
+    return {"predictions": str(predictions), "annotations": str(annotations)}, scores
+
+
+def show(scores: "CocoScores") -> None:
+    """The numbers, the classes, and what size does to them."""
+    from detrctl.cli import render
+
+    render.say("")
+    render.table(
+        ("score", "", "meaning"),
+        [(name, number(value), meaning(name, scores.max_dets)) for name, value in scores.numbers.items()],
+    )
+    if scores.max_dets != 100:
+        render.say(f"Counting at most {scores.max_dets} detections per image and class, where COCO counts 100.")
+    render.say("")
+    rows = [(row.name, number(row.AP), number(row.AP50), str(row.truths), str(row.images)) for row in scores.per_class]
+    render.table(("class", "AP", "AP50", "truths", "images with it"), rows)
+    render.say("")
+    for sentence in small_against_large(scores):
+        render.say(sentence)
+
+
+def meaning(name: str, max_dets: int) -> str:
+    """In a few words; AR1, AR10 and so on are named after the detections that they count."""
+    if name in MEANINGS:
+        return MEANINGS[name]
+    return f"recall with {min(int(name.removeprefix('AR')), max_dets)} per image and class"
+
+
+def number(value: float | None) -> str:
+    return NO_TRUTH if value is None else f"{value:.3f}"
+
+
+def small_against_large(scores: "CocoScores") -> Iterator[str]:
+    """One or two sentences on how much the size of an object matters here."""
+    small, large = scores["APs"], scores["APl"]
+    if small is None or large is None:
+        missing = " and ".join(name for name, value in (("small", small), ("large", large)) if value is None)
+        yield f"Sizes: there are no {missing} objects here, so small and large cannot be compared."
+        return
+    n_small, n_large = (scores.truths_by_size[size] for size in ("small", "large"))
+    yield f"Sizes: AP {small:.3f} on small objects ({n_small} truths), {large:.3f} on large ones ({n_large} truths)."
+    if small < 0.7 * large:
+        yield "Small ones suffer; more pixels help most: raise data.eval_size, and data.augment.sizes in training."
+    elif large < 0.7 * small:
+        yield "Large ones suffer, which more pixels do not mend; look at some pictures with `detrctl predict`."
+    elif large > 0:
+        yield "Size makes little difference."
+
+
+def check_writable(path: Path) -> None:
+    """Before the work, not after it."""
+    if path.is_dir():
+        raise DetrctlError(f"{path}: is a folder, a file name is needed")
+    if not path.parent.is_dir():
+        raise DetrctlError(f"{path}: its folder does not exist; make it first")
+
+
+def write_json(path: Path, content: object) -> None:
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DetrctlError(f"{path}: cannot be written ({error.strerror})") from None

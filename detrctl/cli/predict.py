@@ -1,0 +1,97 @@
+"""`detrctl predict`: pictures with boxes, and the detections as JSON and CSV."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detrctl.cli.sources import find_images, fresh_folder, image_ids
+
+if TYPE_CHECKING:
+    from detrctl.engine.predict import ImageResult
+
+
+def predict(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Image files, folders of images, or globs such as 'a/*.jpg'."),
+    ],
+    ckpt: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE_OR_RUN", help="Checkpoint file or run folder; default: the newest run's best."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder for the results; default: predictions, predictions-2, ..."),
+    ] = None,
+    score: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Least score of a detection; default: the recipe's evaluate.score."),
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="At most the N best detections of each image.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images at a time; default: the recipe's evaluate.batch_size.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Also write predictions.csv.")] = False,
+    pictures: Annotated[bool, typer.Option(help="Draw the detections on copies of the images.")] = True,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Import model parts of others that a checkpoint names.")
+    ] = False,
+) -> None:
+    """Find objects in images: pictures with boxes, and predictions.json in COCO's result format with file names.
+
+    A file that is not an image is named and skipped; the exit code is then 1.
+    """
+    images = find_images(sources)
+    from detrctl.cli import render
+    from detrctl.cli.checkpoints import chosen_checkpoint
+    from detrctl.engine.outputs import PredictionFolder
+    from detrctl.engine.predict import load, predict_files
+
+    predictor = load(chosen_checkpoint(ckpt), device=device, trust=trust)
+    least = predictor.recipe.evaluate.score if score is None else score
+    output = PredictionFolder(fresh_folder(out), predictor.categories.ids, pictures=pictures)
+    tally = Tally(least)
+    with render.progress("predicting", "images") as heard:
+        files = predict_files(predictor, images, batch_size=batch)
+        for n, (file, image_id) in enumerate(zip(files, image_ids(images), strict=True), start=1):
+            if file.problem is not None:
+                render.warn(file.problem)
+            elif file.result is not None:
+                tally.add(kept := file.result.best(score=least, top=top), file.result)
+                output.add(file, kept, image_id)
+            heard(n, len(images))
+    for line in (*tally.lines(), output.finish(as_csv=as_csv)):
+        render.say(line)
+    if tally.images < len(images):
+        render.warn(f"{len(images) - tally.images} of {len(images)} files could not be read")
+        raise typer.Exit(1)
+
+
+class Tally:
+    """What was found, in all images."""
+
+    def __init__(self, least: float):
+        self._least = least
+        self._best = 0.0
+        self._classes: Counter[str] = Counter()
+        self.images = 0
+
+    def add(self, kept: "ImageResult", everything: "ImageResult") -> None:
+        self.images += 1
+        self._classes.update(kept.names)
+        self._best = max([self._best, *everything.scores[:1].tolist()])
+
+    def lines(self) -> list[str]:
+        """Counts of each class, most frequent first; where nothing was found, what score would have shown something."""
+        found = ", ".join(f"{count} {name}" for name, count in self._classes.most_common())
+        line = f"{self.images} images, {self._classes.total()} detections with score {self._least:.2f} or more"
+        if found or not self.images:
+            return [f"{line}: {found}" if found else line]
+        return [
+            line,
+            f"the best score is {self._best:.2f}; --score {math.floor(50 * self._best) / 100:g} would show some",
+        ]

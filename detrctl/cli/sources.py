@@ -1,0 +1,74 @@
+"""What to predict on: files, folders and globs become a list of image files. No torch here."""
+
+import glob
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from detrctl.data.layouts import IMAGE_SUFFIXES
+from detrctl.errors import DetrctlError
+
+
+def find_images(sources: Sequence[str]) -> list[Path]:
+    """Image files in the order of the sources, each once; folders and globs give theirs sorted.
+
+    A file named by itself is taken whatever its suffix; folders and globs give only files with an image's suffix.
+    Raises DetrctlError for a source that is not there or gives no image.
+    """
+    found: dict[Path, Path] = {}
+    for source in sources:
+        for path in _of_source(source):
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _of_source(source: str) -> list[Path]:
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return _images(
+            path.iterdir(), f"{source}: no images in this folder; '{source}/**/*.jpg' looks in its subfolders"
+        )
+    if glob.has_magic(source):
+        matches = (Path(match) for match in glob.iglob(source, recursive=True))
+        return _images(matches, f"{source}: matches no image files")
+    raise DetrctlError(f"{source}: no such file or folder")
+
+
+def _images(paths: Iterable[Path], complaint: str) -> list[Path]:
+    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    if not images:
+        raise DetrctlError(complaint)
+    return sorted(images)
+
+
+def image_ids(paths: Sequence[Path]) -> list[int]:
+    """The number in the file's name where every name is a different number, as COCO's are; else 1, 2, 3, ..."""
+    stems = [path.stem for path in paths]
+    if all(stem.isascii() and stem.isdigit() and len(stem) < 19 for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(paths) + 1))
+
+
+def fresh_folder(out: Path | None) -> Path:
+    """An empty folder for results: `out`, or predictions, predictions-2, predictions-3, ... whichever is free.
+
+    Raises DetrctlError where `out` already holds something, so that old and new results never mix.
+    """
+    folder = out or next(path for path in _numbered(Path("predictions")) if not path.exists())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise DetrctlError(f"{folder}: already holds files; choose a new --out, or remove it first")
+    except OSError as error:
+        raise DetrctlError(f"{folder}: cannot be made ({error.strerror})") from None
+    return folder
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    for n in itertools.count(2):
+        yield path.with_name(f"{path.name}-{n}")

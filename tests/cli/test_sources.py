@@ -1,0 +1,87 @@
+"""Files, folders and globs become image files; results go to a folder of their own."""
+
+from pathlib import Path
+
+import pytest
+
+from detrctl.cli.sources import find_images, fresh_folder, image_ids
+from detrctl.errors import DetrctlError
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.jpg", "a.JPG", "c.png", "notes.txt", "deep/d.jpg", "odd[1].jpg", "scan"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "empty").mkdir()
+    return Path("photos")
+
+
+def found(*sources: str) -> list[str]:
+    return [path.as_posix() for path in find_images(sources)]
+
+
+def test_a_folder_gives_its_images_sorted_but_not_those_of_its_folders(photos: Path):
+    assert found("photos") == ["photos/a.JPG", "photos/b.jpg", "photos/c.png", "photos/odd[1].jpg"]
+
+
+def test_globs_are_expanded_also_into_folders(photos: Path):
+    assert found("photos/*.png") == ["photos/c.png"]
+    assert found("photos/**/*.jpg") == ["photos/b.jpg", "photos/deep/d.jpg", "photos/odd[1].jpg"]
+
+
+def test_a_file_is_taken_whatever_its_name(photos: Path):
+    assert found("photos/scan", "photos/odd[1].jpg") == ["photos/scan", "photos/odd[1].jpg"]
+
+
+def test_an_image_named_twice_comes_once_where_it_came_first(photos: Path):
+    assert found("photos/c.png", "photos", "./photos/b.jpg")[:2] == ["photos/c.png", "photos/a.JPG"]
+    assert len(found("photos/c.png", "photos", "./photos/b.jpg")) == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("none.jpg", "none.jpg: no such file or folder"),
+        ("empty", "empty: no images in this folder; 'empty/**/*.jpg' looks in its subfolders"),
+        ("photos/*.gif", "photos/*.gif: matches no image files"),
+        ("photos/*.txt", "photos/*.txt: matches no image files"),
+    ],
+)
+def test_a_source_without_images_is_one_line(photos: Path, source, complaint):
+    with pytest.raises(DetrctlError) as error:
+        find_images(["photos", source])
+    assert str(error.value) == complaint
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["000000000872.jpg", "17.png"], [872, 17]),
+        (["1.jpg", "01.jpg"], [1, 2]),
+        (["7.jpg", "cat.jpg"], [1, 2]),
+        (["²³.jpg"], [1]),
+        ([f"{10**20}.jpg"], [1]),
+    ],
+)
+def test_image_ids_are_the_numbers_in_the_names_where_all_have_one(names, ids):
+    assert image_ids([Path("x") / name for name in names]) == ids
+
+
+def test_results_get_a_new_folder_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert [fresh_folder(None).as_posix() for _ in range(3)] == ["predictions", "predictions-2", "predictions-3"]
+    assert fresh_folder(Path("a/b")) == Path("a/b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_old_results_are_not_mixed_with_new_ones(tmp_path: Path):
+    (tmp_path / "old.jpg").touch()
+    with pytest.raises(DetrctlError) as error:
+        fresh_folder(tmp_path)
+    assert str(error.value) == f"{tmp_path}: already holds files; choose a new --out, or remove it first"
+    with pytest.raises(DetrctlError) as error:
+        fresh_folder(tmp_path / "old.jpg")
+    assert str(error.value) == f"{tmp_path / 'old.jpg'}: cannot be made (File exists)"
