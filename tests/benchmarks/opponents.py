@@ -134,7 +134,7 @@ def published_initialisation(module: nn.Module) -> None:
     """Give an RT-DETR of `transformers` the starting point that the official code gives it.
 
     The library draws the norms' scales outside the backbone from N(0, 0.01), and convolutions and linear layers
-    likewise: harmless before a checkpoint is loaded, crippling for training from scratch. Official: torch's defaults,
+    likewise, which is no matter where a checkpoint is loaded next, as is usual there. Official: torch's defaults,
     then the decoder's own rules (`RTDETRTransformer._reset_parameters`).
     """
     keep = ("backbone", "sampling_offsets", "attention_weights", "value_proj", "output_proj")
