@@ -152,9 +152,7 @@ def connected(device: torch.device) -> Iterator[Processes]:
         return
     cuda = device.type == "cuda"
     with _a_process_may_be_gone():
-        dist.init_process_group(
-            "nccl" if cuda else "gloo", timeout=TIMEOUT, device_id=device if cuda else None
-        )
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT, device_id=device if cuda else None)
     try:
         yield Group(rank=dist.get_rank(), world=world, device=device)
     finally:

@@ -48,12 +48,12 @@ class Average:
             value.copy_(self.weights[name])
             self.weights[name].copy_(held)
 
-    def state(self) -> dict[str, Tensor]:
-        """The averaged state dict, for a checkpoint."""
-        return self.weights
+    def copied(self) -> list[Tensor]:
+        """The buffers, which are copied instead of averaged."""
+        return [value for name, value in self.weights.items() if name not in self._averaged]
 
     def restore(self, weights: dict[str, Tensor], updates: int) -> None:
-        """Go on from what `state` and `updates` held."""
+        """Go on from `weights` and `updates` as they were."""
         self.updates = updates
         for name, value in self.weights.items():
             value.copy_(weights[name])

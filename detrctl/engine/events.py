@@ -4,7 +4,7 @@ Scores are by COCO name (`AP`, `AP50`, ...), None where there is no ground truth
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 Scores = Mapping[str, float | None]
@@ -76,7 +76,7 @@ class StepsLogged:
     total_steps: int
     images_seen: int
     loss: float
-    losses: Mapping[str, float | None]
+    losses: Mapping[str, float]
     rates: Mapping[str, float]
     gradient_norm: float
     images_per_second: float
@@ -96,12 +96,14 @@ class StepSkipped:
 
 @dataclass(frozen=True)
 class EvaluationStarted:
-    epoch: int
+    epoch: float
     images: int
 
 
 @dataclass(frozen=True)
 class EvaluationProgress:
+    """Comes after every batch; with several processes `done` is an estimate."""
+
     done: int
     images: int
 
@@ -110,22 +112,22 @@ class EvaluationProgress:
 class EvaluationDone:
     """`best` is the best AP of the run so far, this evaluation included, and `best_epoch` when it was."""
 
-    epoch: int
+    epoch: float
     scores: Scores
     best: float | None
-    best_epoch: int | None
+    best_epoch: float | None
     improved: bool
     seconds: float
 
 
 @dataclass(frozen=True)
 class EpochDone:
-    """One epoch in one line; `loss` and `losses` are means over its steps since the run (re)started."""
+    """One epoch in one line; `loss` and `losses` are means over its steps, since the resumption where there was one."""
 
     epoch: int
     epochs: int
-    loss: float | None
-    losses: Mapping[str, float | None]
+    loss: float
+    losses: Mapping[str, float]
     rates: Mapping[str, float]
     images_per_second: float
     minutes: float
@@ -138,23 +140,22 @@ class EpochDone:
 @dataclass(frozen=True)
 class CheckpointSaved:
     path: Path
-    why: str
 
 
 @dataclass(frozen=True)
 class RunEnded:
-    """`reason`: `epochs`, `time`, `patience`, or `signal`."""
+    """`ended_by`: `epochs`, `time` or `patience`."""
 
     run: Path
-    reason: str
+    checkpoint: Path
+    ended_by: str
     epochs: float
     images_seen: int
     minutes: float
     scores: Scores | None
     best_scores: Scores | None
-    best_epoch: int | None
+    best_epoch: float | None
     skipped_steps: int
-    notes: tuple[str, ...] = field(default_factory=tuple)
 
 
 Event = (

@@ -37,12 +37,12 @@ def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], train: schema.
     ]
     if not parts:
         raise DetrctlError("train.lr, train.backbone_lr: nothing is left to train")
-    return torch.optim.AdamW(parts, weight_decay=train.weight_decay, fused=can_fuse(parts))
+    return torch.optim.AdamW(parts, weight_decay=train.weight_decay, fused=can_fuse(groups.values()))
 
 
-def can_fuse(parts: Sequence[Mapping[str, Sequence[nn.Parameter]]]) -> bool:
+def can_fuse(groups: Iterable[Sequence[nn.Parameter]]) -> bool:
     """One kernel for the whole update: 14 ms against 300 ms one by one, for 19 M parameters on two CPU cores."""
-    return all(parameter.device.type in ("cpu", "cuda") for part in parts for parameter in part["params"])
+    return all(parameter.device.type in ("cpu", "cuda") for group in groups for parameter in group)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:

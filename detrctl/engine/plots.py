@@ -59,7 +59,13 @@ def _score_figure(rows: Sequence[Row], title: str) -> Figure:
         best, epoch = max(scored)
         axes.plot([epoch], [best], "o", color=BLUE, markersize=7, markeredgecolor="white", clip_on=False, zorder=4)
         axes.annotate(
-            f"best AP {best:.3f}", (epoch, best), (0, 9), textcoords="offset points", ha="right", color=BLUE, weight="bold"
+            f"best AP {best:.3f}",
+            (epoch, best),
+            (0, 9),
+            textcoords="offset points",
+            ha="right",
+            color=BLUE,
+            weight="bold",
         )
     axes.set_ylim(bottom=0)
     _dress(axes, f"{title}: validation scores")
@@ -77,9 +83,7 @@ def _is_term(key: str, name: str) -> bool:
     return key.startswith("decoder.") and key.endswith(f".{name}")
 
 
-def _line(
-    axes: Axes, x: Sequence[float], y: Sequence[float | None], colour: str, style: Any, label: str
-) -> None:
+def _line(axes: Axes, x: Sequence[float], y: Sequence[float | None], colour: str, style: Any, label: str) -> None:
     points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
     if not points:
         return

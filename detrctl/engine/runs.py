@@ -1,9 +1,9 @@
 """A run folder: everything that a training leaves behind.
 
-    RUN/recipe.yaml         the resolved recipe          RUN/checkpoints/last.pt, best.pt
-    RUN/metrics.jsonl       one JSON object a line       RUN/plots/loss.png, ap.png
-    RUN/summary.json        the outcome                  RUN/environment.json   versions, machine, git state
-    RUN/skipped.jsonl       steps with NaN or infinite losses or gradients, if there were any
+RUN/recipe.yaml         the resolved recipe          RUN/checkpoints/last.pt, best.pt
+RUN/metrics.jsonl       one JSON object a line       RUN/plots/loss.png, ap.png
+RUN/summary.json        the outcome                  RUN/environment.json   versions, machine, git state
+RUN/skipped.jsonl       steps with NaN or infinite losses or gradients, if there were any
 """
 
 import json

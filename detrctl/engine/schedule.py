@@ -1,8 +1,8 @@
 """How the learning rate moves with the optimizer steps and, under a time limit, with the clock.
 
 `progress` runs from 0 to 1 over the whole training: the greater of the share of the steps and the share of the time
-(`train.max_minutes`) that are used up. A time limit thus stretches or shortens `step` and `cosine` to fit, while warm-up
-always counts real optimizer steps.
+(`train.max_minutes`) that are used up. A time limit thus makes `step` and `cosine` fit into it, while warm-up always
+counts real optimizer steps.
 """
 
 import math

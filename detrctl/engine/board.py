@@ -1,0 +1,38 @@
+"""TensorBoard files beside metrics.jsonl, by choice (`train.tensorboard`)."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from detrctl.engine import events
+from detrctl.errors import DetrctlError
+
+
+@contextlib.contextmanager
+def with_tensorboard(run: Path, on_event: events.OnEvent) -> Iterator[events.OnEvent]:
+    """A listener that writes scalars under `run` and passes every event on."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise DetrctlError("train.tensorboard: the tensorboard package is missing; pip install tensorboard") from None
+    writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+    step = 0
+
+    def listen(event: events.Event) -> None:
+        nonlocal step
+        on_event(event)
+        if isinstance(event, events.StepsLogged):
+            step = event.total_steps
+            for name, value in {"loss": event.loss, "gradient_norm": event.gradient_norm, **event.losses}.items():
+                writer.add_scalar(f"train/{name}", value, step)  # type: ignore[no-untyped-call]
+            for name, value in event.rates.items():
+                writer.add_scalar(f"lr/{name}", value, step)  # type: ignore[no-untyped-call]
+        elif isinstance(event, events.EvaluationDone):
+            for name, score in event.scores.items():
+                if score is not None:
+                    writer.add_scalar(f"val/{name}", score, step)  # type: ignore[no-untyped-call]
+
+    try:
+        yield listen
+    finally:
+        writer.close()  # type: ignore[no-untyped-call]

@@ -1,0 +1,275 @@
+"""A recipe becomes a learner and the data that it learns from."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from detrctl.data.batch import Sample, collate
+from detrctl.data.coco import CocoIndex, SplitFiles, find_splits
+from detrctl.data.dataset import DetectionDataset
+from detrctl.data.shapes import ensure_shapes
+from detrctl.data.transforms import eval_transform, train_transform
+from detrctl.engine.checkpoint import Checkpoint
+from detrctl.engine.distributed import Processes
+from detrctl.engine.interrupt import ignore_in_worker
+from detrctl.engine.own_data import OwnDataset, load_own_data, own_categories, own_ground_truth
+from detrctl.errors import CheckpointError, DataError
+from detrctl.evaluation.ground_truth import GroundTruth
+from detrctl.families.catalog import FAMILIES
+from detrctl.families.learner import Learner
+from detrctl.recipe.schema import Recipe
+from detrctl.structures import Batch, Categories
+
+_PART = re.compile(r"[\w.]+:[\w.]+")
+
+
+# ---- models ----
+
+
+def build_learner(recipe: Recipe, categories: Categories, *, pretrained: bool = True) -> Learner:
+    """The recipe's model with fresh weights, but for a pretrained backbone. Parts of the user's own are imported."""
+    model = recipe.model
+    if not pretrained:
+        model = model.model_copy(update={"backbone": model.backbone.model_copy(update={"weights": "none"})})
+    return FAMILIES[model.family](model, recipe.objective, len(categories))
+
+
+def learner_from(checkpoint: Checkpoint, *, trust: bool = False) -> Learner:
+    """The model of a checkpoint with the weights that its scores belong to.
+
+    A checkpoint can name parts of somebody's own, and importing these runs code: only with `trust`. CheckpointError if
+    it names some and is not trusted, or if weights and recipe do not fit each other.
+    """
+    parts = own_parts(checkpoint.recipe)
+    if parts and not trust:
+        raise CheckpointError(
+            f"this checkpoint wants to import {', '.join(parts)}, which can run any code: add --trust if you know it"
+        )
+    learner = build_learner(checkpoint.recipe, checkpoint.categories, pretrained=False)
+    try:
+        learner.network.load_state_dict(checkpoint.evaluated)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise CheckpointError(f"this checkpoint's weights do not fit its recipe: {reason}") from error
+    return learner
+
+
+def own_parts(recipe: Recipe) -> list[str]:
+    """Everything of the form `package.module:Name` that building this recipe's model would import."""
+
+    def texts(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            for item in value.values():
+                yield from texts(item)
+
+    return [text for text in texts(recipe.model.model_dump(exclude={"backbone": {"options"}})) if _PART.fullmatch(text)]
+
+
+# ---- data ----
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """One split, ready to be loaded. `ground_truth` is made when it is first asked for; None without labels."""
+
+    name: str
+    dataset: Dataset[Sample | None]
+    categories: Categories
+    images: int
+    boxes: int
+    problems: tuple[str, ...]
+    make_ground_truth: Callable[[], GroundTruth]
+
+    @cached_property
+    def ground_truth(self) -> GroundTruth:
+        return self.make_ground_truth()
+
+    def first(self, limit: int | None) -> "DataSplit":
+        """The first `limit` images only; what is scored follows from the images that are loaded."""
+        if limit is None or limit >= self.images:
+            return self
+        part: Dataset[Sample | None] = Subset(self.dataset, range(limit))
+        return DataSplit(self.name, part, self.categories, limit, self.boxes, self.problems, lambda: self.ground_truth)
+
+
+def with_data(recipe: Recipe, root: str | None) -> Recipe:
+    """The recipe with another dataset: `--data DIR` replaces the root and any split that was named by hand."""
+    if root is None:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root, "train": None, "val": None})})
+
+
+def split_files(recipe: Recipe) -> dict[str, SplitFiles]:
+    """Every split that the recipe names by hand or that lies in its dataset folder, by name."""
+    data = recipe.data
+    named = {
+        name: SplitFiles(Path(split.images), Path(split.annotations) if split.annotations else None)
+        for name, split in (("train", data.train), ("val", data.val))
+        if split is not None
+    }
+    if data.root is None and not named:
+        raise DataError(
+            "no dataset: give --data DIR (`--data shapes` for the built-in one), or data.root in the recipe"
+        )
+    if data.root is None:
+        return named
+    root = ensure_shapes() if data.root == "shapes" else Path(data.root).expanduser()
+    return find_splits(root) | named
+
+
+def has_labels(recipe: Recipe, name: str) -> bool:
+    """Whether the recipe's data has a split `name` that can be trained on or scored."""
+    if recipe.data.dataset is not None:
+        return True
+    files = split_files(recipe).get(name)
+    return files is not None and files.annotations is not None
+
+
+def build_data(recipe: Recipe, name: str, *, augment: bool = False) -> DataSplit:
+    """Split `name` of the recipe's data, augmented for training or as evaluation sees it.
+
+    DataError where there is no such split, it has no labels or no images.
+    """
+    if recipe.data.dataset is not None:
+        return _own_split(recipe, name, augment=augment)
+    splits = split_files(recipe)
+    if name not in splits:
+        where = recipe.data.root or "the recipe"
+        raise DataError(f"{where}: no split '{name}'; there is {', '.join(sorted(splits)) or 'none'}")
+    files = splits[name]
+    if files.annotations is None:
+        raise DataError(f"{files.images}: split '{name}' has no annotation file; it can only be predicted")
+    index = CocoIndex.read(files.annotations)
+    if len(index) == 0:
+        raise DataError(f"{files.annotations}: split '{name}' has no images")
+    dataset = DetectionDataset(
+        index,
+        files.images,
+        transform(recipe, augment=augment),
+        seed=recipe.train.seed,
+        broken=recipe.data.broken_images,
+    )
+    summary = index.summary
+    problems = tuple(line for line in summary.lines() if not line.startswith(("images:", "annotations:")))
+    return DataSplit(
+        name,
+        dataset,
+        index.categories,
+        summary.images,
+        summary.annotations,
+        problems,
+        lambda: GroundTruth.from_coco_dict(index.ground_truth(), source=str(files.annotations)),
+    )
+
+
+def _own_split(recipe: Recipe, name: str, *, augment: bool) -> DataSplit:
+    assert recipe.data.dataset is not None
+    own = load_own_data(recipe.data.dataset, root=recipe.data.root, split=name)
+    if len(own) == 0:
+        raise DataError(f"data.dataset: {recipe.data.dataset}: split '{name}' has no images")
+    dataset = OwnDataset(own, transform(recipe, augment=augment), seed=recipe.train.seed)
+    return DataSplit(name, dataset, own_categories(own), len(own), 0, (), lambda: own_ground_truth(own))
+
+
+def transform(recipe: Recipe, *, augment: bool) -> Callable[..., Any]:
+    """What an image of this recipe goes through on its way to the model."""
+    data = recipe.data
+    if not augment:
+        return eval_transform(size=data.eval_size, max_size=data.eval_max_size, square=data.eval_square)
+    return train_transform(
+        **data.augment.model_dump(),
+        eval_size=data.eval_size,
+        eval_max_size=data.eval_max_size,
+        eval_square=data.eval_square,
+    )
+
+
+# ---- order and loading ----
+
+
+@dataclass
+class TrainingOrder:
+    """Which images each micro-batch of this process holds: a batch sampler whose place can be set.
+
+    An epoch is a permutation by (seed, epoch), cut into whole batches; what is left over waits for another epoch. A
+    batch is dealt out image by image to the processes, and what a process got to its micro-batches, so that it holds
+    the same images however many there are of either.
+    """
+
+    images: int
+    batch_size: int
+    accumulate: int
+    seed: int
+    rank: int
+    world: int
+    epoch: int = 0
+    first_step: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in an epoch; a set smaller than one batch still gives one."""
+        return max(1, self.images // self.batch_size)
+
+    def batch(self, step: int) -> Sequence[int]:
+        """All images of optimizer step `step` of the epoch, over all processes."""
+        permutation = np.random.default_rng([self.seed, self.epoch]).permutation(self.images)
+        return permutation[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        permutation = np.random.default_rng([self.seed, self.epoch]).permutation(self.images).tolist()
+        for step in range(self.first_step, self.steps):
+            mine = permutation[step * self.batch_size : (step + 1) * self.batch_size][self.rank :: self.world]
+            for part in range(self.accumulate):
+                yield mine[part :: self.accumulate]
+
+    def __len__(self) -> int:
+        return (self.steps - self.first_step) * self.accumulate
+
+
+def training_order(recipe: Recipe, images: int, processes: Processes) -> TrainingOrder:
+    """DataError where a batch cannot be dealt out."""
+    train = recipe.train
+    smallest = min(train.batch_size, images)
+    if smallest < train.accumulate * processes.world:
+        raise DataError(
+            f"train.batch_size: {smallest} images cannot be dealt out to {processes.world} process(es) "
+            f"x {train.accumulate} micro-batch(es); make train.accumulate smaller or train.batch_size greater"
+        )
+    return TrainingOrder(images, train.batch_size, train.accumulate, train.seed, processes.rank, processes.world)
+
+
+def training_loader(
+    dataset: Dataset[Sample | None], order: TrainingOrder, *, workers: int, device: torch.device
+) -> DataLoader[Batch | None]:
+    """Micro-batches in the order's order; `accumulate` of them make one step. None where nothing could be read."""
+    return DataLoader(dataset, batch_sampler=order, **_loading(workers, device))  # type: ignore[arg-type]
+
+
+def evaluation_loader(
+    dataset: Dataset[Sample | None], *, batch_size: int, workers: int, device: torch.device, processes: Processes
+) -> DataLoader[Batch | None]:
+    """Every image once, dealt out to the processes; nothing is dropped."""
+    mine = range(processes.rank, len(dataset), processes.world)  # type: ignore[arg-type]
+    part: Dataset[Sample | None] = Subset(dataset, mine)
+    return DataLoader(part, batch_size=batch_size, **_loading(workers, device))  # type: ignore[arg-type]
+
+
+def _loading(workers: int, device: torch.device) -> dict[str, Any]:
+    return {
+        "num_workers": workers,
+        "collate_fn": collate,
+        "pin_memory": device.type == "cuda",
+        "persistent_workers": workers > 0,
+        "worker_init_fn": ignore_in_worker,
+        # Otherwise every pass would draw a seed from the generator that dropout draws from, and resuming would differ.
+        "generator": torch.Generator(),
+    }

@@ -1,0 +1,112 @@
+"""Where a run stands: everything that going on exactly needs besides weights, in tensors and plain values."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from detrctl.errors import CheckpointError
+
+
+@dataclass
+class Standing:
+    """Counts since the run's first step, over all its processes and resumptions. The only thing that a run mutates.
+
+    `closed_epochs` are those whose evaluation and saving are done: one less than the finished ones while evaluating.
+    `share` is the schedule's progress, which never goes back.
+    """
+
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    share: float = 0.0
+    closed_epochs: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    crowded_images: int = 0
+    evaluations: int = 0
+    evaluations_since_best: int = 0
+    evaluated_step: int = -1
+    evaluation_seconds: float = 0.0
+    scores: dict[str, float | None] = field(default_factory=dict)
+    best_scores: dict[str, float | None] = field(default_factory=dict)
+    best_epoch: float | None = None
+
+    def count_step(self, images: int, *, skipped: bool) -> None:
+        self.step += 1
+        self.images += images
+        self.skipped += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+
+    def note_scores(self, scores: dict[str, float | None], *, epoch: float, seconds: float) -> bool:
+        """Take in an evaluation; returns whether its AP is the best so far."""
+        ap, best = scores["AP"], self.best_scores.get("AP")
+        improved = ap is not None and (best is None or ap > best)
+        self.scores, self.evaluated_step, self.evaluation_seconds = scores, self.step, seconds
+        self.evaluations += 1
+        self.evaluations_since_best = 0 if improved else self.evaluations_since_best + 1
+        if improved:
+            self.best_scores, self.best_epoch = scores, epoch
+        return improved
+
+
+def pack(
+    standing: Standing,
+    *,
+    optimizer: torch.optim.Optimizer,
+    ema_updates: int,
+    random_states: Sequence[dict[str, Any]],
+    data: dict[str, Any],
+) -> dict[str, Any]:
+    """The `training` part of a checkpoint. `data` tells a resumed run that its images are the same."""
+    return {
+        "standing": asdict(standing),
+        "optimizer": optimizer.state_dict(),
+        "ema_updates": ema_updates,
+        "random": list(random_states),
+        "data": data,
+    }
+
+
+def unpack_standing(training: dict[str, Any]) -> Standing:
+    try:
+        return Standing(**training["standing"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError("this checkpoint's training state is of another version of detrctl") from error
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """All generators that this process draws from."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": [version, list(numbers), gauss],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys, np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
+    }
+
+
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["device"] is not None:
+        torch.cuda.set_rng_state(state["device"], device)
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,96 @@
+"""Weights of one model put into another: what fits by name and shape, and class rows by the names of the classes."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detrctl.structures import Categories
+
+KINDS = ("loaded", "remapped", "fresh", "unused")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a tensor: `loaded` whole, `remapped` by class, left `fresh`, or `unused` by the new model."""
+
+    name: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """`weights` is the new model's whole state dict; `known` are the classes that the old model had too."""
+
+    weights: dict[str, Tensor]
+    rows: tuple[Row, ...]
+    known: tuple[str, ...]
+    classes: int
+
+    @property
+    def summary(self) -> str:
+        counts = Counter(row.kind for row in self.rows)
+        said = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS)
+        return f"{said}; {len(self.known)} of {self.classes} classes known by name"
+
+
+def transfer(
+    new: Mapping[str, Tensor],
+    old: Mapping[str, Tensor],
+    *,
+    class_rows: Mapping[str, int],
+    new_categories: Categories,
+    old_categories: Categories,
+) -> Transfer:
+    """Fill `new`, a freshly initialised state dict, from `old`.
+
+    `class_rows` names the tensors that have one row per class, with the number of rows after these (no-object). Rows go
+    by class name, upper and lower case alike; classes that the old model did not know keep their fresh rows.
+    """
+    matches = match_names(new_categories, old_categories)
+    weights: dict[str, Tensor] = {}
+    rows: list[Row] = []
+    for name, fresh in new.items():
+        value, row = _one(name, fresh, old.get(name), class_rows.get(name), matches, old_categories)
+        weights[name] = value
+        rows.append(row)
+    rows += [Row(name, "unused", "the new model has no such tensor") for name in old if name not in new]
+    known = tuple(new_categories.names[row] for row in matches)
+    return Transfer(weights, tuple(rows), known, len(new_categories))
+
+
+def match_names(new: Categories, old: Categories) -> dict[int, int]:
+    """New row -> old row of the classes that both have; of two old classes with one name the first counts."""
+    places = {_plain(name): row for row, name in reversed(list(enumerate(old.names)))}
+    return {row: places[_plain(name)] for row, name in enumerate(new.names) if _plain(name) in places}
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _one(
+    name: str, fresh: Tensor, old: Tensor | None, extra: int | None, matches: Mapping[int, int], known: Categories
+) -> tuple[Tensor, Row]:
+    if old is None:
+        return fresh, Row(name, "fresh", "not in the checkpoint")
+    if extra is not None and old.shape[1:] == fresh.shape[1:] and len(old) == len(known) + extra:
+        value = remap_rows(fresh, old, matches, extra)
+        return value, Row(name, "remapped", f"{len(matches)} of {len(fresh) - extra} classes taken over")
+    if old.shape != fresh.shape:
+        return fresh, Row(name, "fresh", f"the checkpoint's is {tuple(old.shape)}, this one {tuple(fresh.shape)}")
+    return old, Row(name, "loaded", "")
+
+
+def remap_rows(fresh: Tensor, old: Tensor, matches: Mapping[int, int], extra: int) -> Tensor:
+    """(C + extra, ...), (C' + extra, ...) -> (C + extra, ...): known classes and the extra rows from `old`."""
+    value = fresh.clone()
+    if matches:
+        to, source = torch.tensor(list(matches)), torch.tensor(list(matches.values()))
+        value[to] = old[source].to(value.dtype)
+    if extra:
+        value[-extra:] = old[-extra:].to(value.dtype)
+    return value
