@@ -2,63 +2,85 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detrctl.data.coco import CocoIndex
+from detrctl.data.image_facts import ImageFacts, look_into
 from detrctl.data.summary import CocoSummary
 from detrctl.errors import DataError
 
 SHOWN = 3
 """How many names a line lists."""
 
+MOST_OPENED = 20_000
+"""Files whose headers are looked at: about a second for each ten thousand."""
+
 
 @dataclass(frozen=True)
 class SplitReport:
-    """A split: its annotations in numbers, the image files that are missing, and the names that stand in it twice."""
+    """A split: its annotations in numbers, what its image files are, and the names of those with something wrong."""
 
     name: str
     summary: CocoSummary
     class_names: tuple[str, ...]
-    images: Path
     missing: tuple[str, ...]
     repeated: tuple[str, ...]
+    files: ImageFacts
 
     def lines(self) -> list[str]:
+        """The total, the boxes of each class, then one line for each oddity."""
         counts = sorted(zip(self.summary.boxes_per_class, self.class_names, strict=True), reverse=True)
         shown = ", ".join(f"{name} {count}" for count, name in counts[:12])
         more = f", and {len(counts) - 12} more classes" if len(counts) > 12 else ""
-        total, *facts = self.summary.lines()
-        found = [
-            (self.missing, f"image files are not in {self.images}"),
-            (self.repeated, "file names are listed more than once"),
-        ]
-        facts += [f"{len(names)} {what}: {_listed(names)}" for names, what in found if names]
-        return [f"{self.name}: {total}", f"  {shown}{more}", *(f"  {fact}" for fact in facts)]
+        return [f"{self.name}: {self.summary.total()}", f"  {shown}{more}", *(f"  {fact}" for fact in self.facts())]
+
+    def facts(self) -> list[str]:
+        """Everything odd, one line each."""
+        named = (
+            ("image files that are missing, skipped", self.missing),
+            ("image files that cannot be opened, skipped", self.files.unreadable),
+            ("image files of another size than annotated, skipped", self.files.other_size),
+            ("file names that are listed more than once", self.repeated),
+        )
+        files = self.files.facts()
+        if files and self.files.looked_at < self.summary.images:
+            files = [f"{fact} (of the first {self.files.looked_at})" for fact in files]
+        return self.summary.facts() + files + [f"{what}: {_listed(names)}" for what, names in named if names]
 
 
-def check_split(name: str, index: CocoIndex, images: Path, *, broken: str = "fail") -> SplitReport:
-    """The report on a split. Files are looked for by name, not opened.
+def check_split(
+    name: str, index: CocoIndex, images: Path, *, broken: str = "fail", most_opened: int = MOST_OPENED
+) -> SplitReport:
+    """The report on a split. All files are looked for, the first `most_opened` are opened, none is decoded.
 
-    Raises DataError if the folder or all the files are missing, or, unless `broken` is "skip", any of the files.
+    Raises DataError if the folder or all the files are missing, or, unless `broken` is "skip", if there is any file
+    that is missing, cannot be opened or has another size than annotated.
     """
     if not images.is_dir():
         raise DataError(f"{images}: no such folder of images")
     names = [index.image(i).file_name for i in range(len(index))]
     missing = _missing(names, images)
     if missing and (broken != "skip" or len(missing) == len(names)):
-        raise DataError(
-            f"{images}: {len(missing)} of the {len(names)} image files that {index.source} lists are not here: "
-            f"{_listed(missing)}"
-        )
+        raise DataError(f"{images}: of the {len(names)} image files these are missing: {_listed(missing)}")
+    gone = set(missing)
+    files = look_into(index, images, [i for i, file in enumerate(names) if file not in gone][:most_opened])
+    if broken != "skip":
+        for wrong, what in (
+            (files.unreadable, "cannot be opened"),
+            (files.other_size, "are of another size than annotated"),
+        ):
+            if wrong:
+                raise DataError(f"{images}: image files that {what}: {_listed(wrong)}")
     repeated = [file for file, count in Counter(names).items() if count > 1]
-    return SplitReport(name, index.summary, index.categories.names, images, tuple(missing), tuple(repeated))
+    return SplitReport(name, index.summary, index.categories.names, tuple(missing), tuple(repeated), files)
 
 
 def require_boxes(index: CocoIndex) -> None:
     """Raises DataError if there is nothing to train on."""
     if not index.summary.boxes:
-        raise DataError(f"{index.source}: not one usable box; training needs some ({'; '.join(index.summary.lines())})")
+        raise DataError(f"{index.source}: not one usable box to train on; {'; '.join(index.summary.lines())}")
 
 
 def _missing(names: list[str], images: Path) -> list[str]:
@@ -73,5 +95,5 @@ def _missing(names: list[str], images: Path) -> list[str]:
     return [name for name in names if os.path.join(os.path.dirname(name), os.path.basename(name)) not in present]
 
 
-def _listed(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"

@@ -66,11 +66,17 @@ def _reason(error: BaseException, path: Path | None = None) -> str:
     return first or type(error).__name__
 
 
+def is_sideways(image: Image.Image) -> bool:
+    """Whether the EXIF orientation swaps width and height. Reads no pixels."""
+    # Pillow would decode a whole PNG in search of an EXIF chunk behind the pixels.
+    if image.format == "PNG" and "exif" not in image.info:
+        return False
+    return image.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
+
+
 def _upright(image: Image.Image, size_wh: tuple[int, int] | None) -> Image.Image:
-    if size_wh is not None:
-        sideways = image.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
-        if not sideways or image.size == size_wh or image.size[::-1] != size_wh:
-            return image
+    if size_wh is not None and (image.size == size_wh or image.size[::-1] != size_wh or not is_sideways(image)):
+        return image
     return ImageOps.exif_transpose(image)
 
 

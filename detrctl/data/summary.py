@@ -38,25 +38,31 @@ class CocoSummary:
     unknown_image: int
     unknown_category: int
 
-    def lines(self) -> list[str]:
-        """The totals, then one line for everything that was found, mended or left out."""
-        totals = (
+    def total(self) -> str:
+        """Images, boxes, classes and sizes in one line."""
+        return (
             f"{self.images} images, {self.boxes} boxes of {len(self.boxes_per_class)} classes: "
             f"{self.small} small, {self.medium} medium, {self.large} large, "
             f"at most {self.most_boxes_in_an_image} in an image"
         )
+
+    def facts(self) -> list[str]:
+        """One line for everything odd that was found, with what is done about it."""
         unused = sum(count == 0 for count in self.boxes_per_class)
-        facts = (
-            (self.images_without_boxes, "images without boxes: kept"),
-            (unused, "classes without boxes: kept"),
-            (self.images_without_size, "images without width and height: taken from the image files"),
-            (self.crowds, "crowd annotations: left out of training, kept for evaluation"),
-            (self.iscrowd_missing, "annotations without iscrowd: taken as single objects"),
-            (self.areas_derived, "annotations without area: width x height of the box"),
-            (self.leaving_the_image, "boxes that leave their image: clipped in training"),
-            (self.without_area, "boxes without area inside the image: left out of training"),
-            (self.unusable_boxes, "annotations whose box is not four finite numbers: left out"),
-            (self.unknown_image, "annotations of an image that is not listed: left out"),
-            (self.unknown_category, "annotations of a category that is not listed: left out"),
+        counted = (
+            ("images without boxes, kept", self.images_without_boxes),
+            ("classes without boxes, kept", unused),
+            ("images without width and height, taken from the image files", self.images_without_size),
+            ("crowd annotations, left out of training, kept for evaluation", self.crowds),
+            ("annotations without iscrowd, taken as single objects", self.iscrowd_missing),
+            ("annotations without area, taken as width x height of the box", self.areas_derived),
+            ("boxes that leave their image, clipped in training", self.leaving_the_image),
+            ("boxes without area inside the image, left out of training", self.without_area),
+            ("annotations whose box is not four finite numbers, left out", self.unusable_boxes),
+            ("annotations of an image that is not listed, left out", self.unknown_image),
+            ("annotations of a category that is not listed, left out", self.unknown_category),
         )
-        return [totals, *(f"{count} {what}" for count, what in facts if count)]
+        return [f"{what}: {count}" for what, count in counted if count]
+
+    def lines(self) -> list[str]:
+        return [self.total(), *self.facts()]
