@@ -59,6 +59,10 @@ class FieldInfo:
     default: Any
     required: bool
 
+    @property
+    def name(self) -> str:
+        return self.path.rsplit(".", 1)[-1]
+
 
 @cache
 def schema_root() -> Node:
@@ -129,7 +133,7 @@ def _item(node: Node, index: int) -> Node | None:
 
 def all_fields() -> list[FieldInfo]:
     """Every section and field, in the schema's order. Of a union's variants the first that has a field speaks."""
-    return list(dict.fromkeys(_walk(schema_root(), "")))
+    return list(_walk(schema_root(), ""))
 
 
 def _walk(node: Node, path: str) -> Iterator[FieldInfo]:
@@ -147,14 +151,7 @@ def _walk(node: Node, path: str) -> Iterator[FieldInfo]:
 def _info(path: str, node: Node, *, required: bool) -> FieldInfo:
     node = follow(node)
     is_section = section_of(node) is not None
-    default = None if is_section else _hashable(node.get("default"))
-    return FieldInfo(path, expected(node), node.get("description", ""), is_section, default, required)
-
-
-def _hashable(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    return str(value) if isinstance(value, dict) else value
+    return FieldInfo(path, expected(node), node.get("description", ""), is_section, node.get("default"), required)
 
 
 # ---- what would do, in words ----

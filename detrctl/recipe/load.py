@@ -12,6 +12,8 @@ from detrctl.recipe.rules import Level
 from detrctl.recipe.schema import Recipe
 from detrctl.recipe.validate import check_fields, check_rules
 
+DEFAULT = "default"
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -28,9 +30,9 @@ class Loaded:
     places: dict[FieldPath, Place]
 
     def where(self, path: str) -> str:
-        """`file:line`, or the option, that `data.root` and its like come from; "default" if nobody wrote them."""
+        """`file:line`, or the option, that `data.root` and its like come from; DEFAULT if nobody wrote them."""
         place = self.places.get(tuple(path.split(".")))
-        return str(place) if place else "default"
+        return str(place) if place else DEFAULT
 
     def require_start(self, *, from_checkpoint: bool) -> None:
         """Raise RecipeError if training would start from random weights that it then never trains."""

@@ -89,6 +89,6 @@ def test_fields_of_all_families_can_be_explained(two_families):
 def test_defaults_are_the_schemas_own():
     by_path = {info.path: info for info in fields.all_fields()}
     assert by_path["train.lr"].default == Recipe().train.lr
-    assert by_path["data.augment.crop_size"].default == (384, 600)
+    assert by_path["data.augment.crop_size"].default == [384, 600]
     assert by_path["data.train.images"].required
     assert by_path["train"].is_section

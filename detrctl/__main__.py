@@ -1,0 +1,7 @@
+"""`python -m detrctl`"""
+
+import sys
+
+from detrctl.cli.app import run
+
+sys.exit(run())

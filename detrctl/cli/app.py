@@ -1,0 +1,119 @@
+"""`detrctl`: the commands by name, and the one place where errors become lines and exit codes.
+
+0: done; 1: done in part, or our bug (with a traceback); 2: something for the user to put right; 130: interrupted.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from detrctl import __version__
+from detrctl.cli import render
+from detrctl.errors import DetrctlError
+
+COMMANDS = (
+    ("train", "detrctl.cli.train:train", "Train a recipe on a dataset."),
+    ("eval", "detrctl.cli.eval:evaluate", "COCO scores of a checkpoint or a result file."),
+    ("predict", "detrctl.cli.predict:predict", "Find objects in images; draw and save them."),
+    ("recipes", "detrctl.cli.recipes:recipes", "List, show, explain and compare recipes."),
+    ("visualize-queries", "detrctl.cli.visualize_queries:visualize_queries", "See what each object query does."),
+    ("inspect-matching", "detrctl.cli.inspect_matching:inspect_matching", "See which query meets which object."),
+)
+"""Name, home and one line of help. Each module is light to import: what is heavy is imported inside the command."""
+
+USER_ERRNOS = {
+    errno.ENOSPC: "no space left on the device",
+    errno.EDQUOT: "no space left: the quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+}
+BROKEN_PIPE = 128 + 13
+"""What a shell reports for a program that died of SIGPIPE, as `detrctl ... | head` expects."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        render.say(f"detrctl {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """Train, evaluate, use and inspect the DETR family of object detectors."""
+
+
+def _app() -> typer.Typer:
+    made = typer.Typer(
+        name="detrctl",
+        callback=_root,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name, home, line in COMMANDS:
+        module, _, attribute = home.partition(":")
+        if find_spec(module) is None:  # arrives later
+            continue
+        command = getattr(import_module(module), attribute)
+        if isinstance(command, typer.Typer):
+            made.add_typer(command, name=name, short_help=line)
+        else:
+            made.command(name, short_help=line)(command)
+    return made
+
+
+app = _app()
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and give its exit code. Our own bugs go up as exceptions."""
+    try:
+        try:
+            app(args=arguments, prog_name="detrctl")
+        finally:
+            sys.stdout.flush()
+    except SystemExit as stop:
+        return _broken_pipe() if isinstance(stop.__context__, BrokenPipeError) else _code(stop)
+    except DetrctlError as error:
+        render.error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return _broken_pipe()
+    except OSError as error:
+        if error.errno not in USER_ERRNOS:
+            raise
+        render.error(": ".join(filter(None, [_name(error.filename), USER_ERRNOS[error.errno]])))
+        return 2
+    return 0
+
+
+def _code(stop: SystemExit) -> int:
+    return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+
+
+def _name(filename: object) -> str:
+    return os.fsdecode(filename) if isinstance(filename, (str, bytes)) else ""
+
+
+def _broken_pipe() -> int:
+    """Nobody reads on: keep the interpreter from complaining when it flushes stdout at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
+
+
+def main() -> None:
+    """The entry point of the `detrctl` command."""
+    sys.exit(run())

@@ -1,0 +1,135 @@
+"""`detrctl recipes`: list, show, explain and compare recipes. No torch here."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detrctl.cli import render
+from detrctl.errors import DetrctlError
+from detrctl.recipe.locate import find_recipe, shipped
+
+if TYPE_CHECKING:
+    from detrctl.recipe.fields import FieldInfo
+
+recipes = typer.Typer(
+    help="List, show, explain and compare recipes.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
+
+
+def _names() -> list[str]:
+    return list(shipped())
+
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A shipped recipe, a file or a run folder.", autocompletion=_names)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, such as train.lr=2e-4; repeatable."),
+]
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """The recipes that ship with detrctl."""
+    render.table(("recipe", "published AP", "what"), [(name, *_header(path)) for name, path in shipped().items()])
+    render.say("")
+    render.say("detrctl recipes show NAME prints one, detrctl train NAME --data DIR trains it.")
+
+
+def _header(path: Path) -> tuple[str, str]:
+    """The published AP and the title that a recipe's opening comment states."""
+    comments = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    published = next((line for line in comments if line.startswith("published:")), "")
+    score = re.search(r"\bAP (\d+\.\d)", published)
+    return score.group(1) if score else "-", comments[0] if comments else ""
+
+
+@recipes.command()
+def show(
+    name: Name,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Every field with its value, and where it was written.")
+    ] = False,
+    changes: Set = None,
+) -> None:
+    """Print a recipe as it was written, or with every field that it resolves to."""
+    if not resolved and not changes:
+        render.say(find_recipe(name).read_text(encoding="utf-8").rstrip("\n"))
+        return
+    from detrctl.recipe.dump import dump_recipe
+    from detrctl.recipe.load import DEFAULT, load_recipe
+
+    loaded = load_recipe(name, changes or [])
+
+    def written(path: str) -> str:
+        where = loaded.where(path)
+        return "" if where == DEFAULT else where
+
+    render.say(f"# {name}, every field; a comment says where a value was written, the others are defaults")
+    render.say(dump_recipe(loaded.recipe, written).rstrip("\n"))
+
+
+@recipes.command()
+def explain(
+    field: Annotated[
+        str | None, typer.Argument(metavar="FIELD", help="Such as train.lr, or a section; default: all fields.")
+    ] = None,
+) -> None:
+    """Say what a field means, what it takes, and its default."""
+    from detrctl.recipe.fields import all_fields, find_elsewhere
+
+    infos = {info.path: info for info in all_fields()}
+    named = [infos[field]] if field in infos else [info for info in infos.values() if info.name == field]
+    if field is None:
+        _table_of(list(infos.values()))
+    elif len(named) == 1 and named[0].is_section:
+        section = named[0].path
+        render.say(f"{section}: {named[0].description}")
+        _table_of([info for path, info in infos.items() if path.startswith(f"{section}.")], inside=section)
+    elif len(named) == 1:
+        _one_field(named[0])
+    elif named:
+        _table_of(named)
+    else:
+        meant = find_elsewhere(field)
+        hint = f"Did you mean '{meant}'?" if meant else "`detrctl recipes explain` shows them all."
+        raise DetrctlError(f"{field}: no such field. {hint}")
+
+
+def _table_of(infos: list["FieldInfo"], *, inside: str = "") -> None:
+    rows = [(info.path.removeprefix(f"{inside}."), _default(info), info.description) for info in infos]
+    shown = [row for row, info in zip(rows, infos, strict=True) if not info.is_section]
+    render.table(("field", "default", "meaning"), shown)
+
+
+def _one_field(info: "FieldInfo") -> None:
+    render.say(f"{info.path}: {info.description}")
+    render.say(f"  takes    {info.expected}")
+    render.say(f"  default  {_default(info)}")
+    render.say(f"  set it   --set {info.path}=VALUE")
+
+
+def _default(info: "FieldInfo") -> str:
+    from detrctl.recipe.dump import flow
+
+    return "(must be given)" if info.required else flow(info.default)
+
+
+@recipes.command()
+def diff(first: Name, second: Name) -> None:
+    """The fields in which two recipes differ, with both values."""
+    from detrctl.recipe.dump import flow, leaves
+    from detrctl.recipe.load import load_recipe
+
+    left, right = (leaves(load_recipe(name).recipe) for name in (first, second))
+    paths = [path for path in dict.fromkeys([*left, *right]) if left.get(path) != right.get(path)]
+    if not paths:
+        render.say(f"{first} and {second} agree in every field.")
+        return
+    render.table(
+        ("field", first, second),
+        [(path, *(flow(side[path]) if path in side else "-" for side in (left, right))) for path in paths],
+    )

@@ -1,0 +1,142 @@
+import errno
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+import typer
+
+from detrctl import __version__
+from detrctl.cli import app as app_module
+from detrctl.cli.app import COMMANDS, run
+from detrctl.errors import DetrctlError, Problem, RecipeError
+
+
+def detrctl(*arguments, **options):
+    command = [sys.executable, "-m", "detrctl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """failing(error) puts in an app whose one command raises it, and gives the exit code of running that."""
+
+    def run_it(error):
+        made = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+
+        @made.command()
+        def command():
+            raise error
+
+        monkeypatch.setattr(app_module, "app", made)
+        return run([])
+
+    return run_it
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (DetrctlError("a.jpg: no such file"), 2, "a.jpg: no such file\n"),
+        (RecipeError([Problem("a.yaml:1", "x", "no"), Problem("--set", "", "y")]), 2, "a.yaml:1: x: no\n--set: y\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(errno.ENOSPC, "No space left on device", "out.pt"), 2, "out.pt: no space left on the device\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left on the device\n"),
+        (PermissionError(errno.EACCES, "Permission denied", b"runs"), 2, "runs: permission denied\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
+        (typer.Exit(1), 1, ""),
+        (SystemExit(), 0, ""),
+    ],
+)
+def test_what_a_user_can_put_right_is_plain_lines_and_an_exit_code(failing, capfd, error, code, said):
+    stdout = os.dup(1)
+    try:
+        assert failing(error) == code
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+    assert capfd.readouterr() == ("", said)
+
+
+def test_our_own_mistakes_keep_their_traceback(failing):
+    with pytest.raises(ZeroDivisionError):
+        failing(ZeroDivisionError())
+    with pytest.raises(FileNotFoundError):
+        failing(FileNotFoundError(errno.ENOENT, "No such file", "x"))
+
+
+def test_a_command_line_that_makes_no_sense_exits_with_2(capsys):
+    assert run(["recipes", "lst"]) == 2
+    assert capsys.readouterr().err.endswith("Error: No such command 'lst'. Did you mean 'list'?\n")
+    assert run(["recipes", "list", "--loud"]) == 2
+    assert capsys.readouterr().err.endswith("Error: No such option: --loud\n")
+    assert run(["recipes", "show"]) == 2
+    assert "Missing argument" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"detrctl {__version__}\n"
+    assert detrctl("--version").stdout == f"detrctl {__version__}\n"
+
+
+def test_every_command_that_is_here_is_listed_with_its_line(capsys):
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    here = [(name, line) for name, home, line in COMMANDS if find_spec(home.split(":")[0])]
+    assert len(here) >= 3
+    for name, line in here:
+        assert f"  {name} " in text
+        assert line in text
+    for _, home, _ in COMMANDS:
+        module, attribute = home.split(":")
+        if find_spec(module):
+            assert callable(getattr(import_module(module), attribute))
+
+
+def test_every_help_answers_without_anything_heavy():
+    code = """
+import sys
+from detrctl.cli.app import COMMANDS, find_spec, run
+names = [[name] for name, home, _ in COMMANDS if find_spec(home.split(":")[0])]
+names += [["recipes", name] for name in ("list", "show", "explain", "diff")]
+for name in [[], *names]:
+    assert run([*name, "--help"]) == 0, name
+heavy = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "pycocotools", "rich"} & set(sys.modules)
+print(sorted(heavy), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]\n"
+    assert done.stdout.count("Usage: detrctl") >= 8
+
+
+def test_help_takes_less_than_four_tenths_of_a_second():
+    """Processor time, so that a busy machine does not change the result; more than the whole of it on a quiet one."""
+
+    def seconds():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        detrctl("--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert statistics.median(seconds() for _ in range(3)) < 0.4
+
+
+def test_a_reader_that_stops_early_is_not_an_error():
+    command = f"{sys.executable} -m detrctl recipes explain | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[0].split() == ["field", "default", "meaning"]
+    assert done.stdout.splitlines()[1] in ("0", "141")
+
+
+def test_the_shell_completes_commands_and_recipes():
+    def complete(words):
+        return detrctl(env={**os.environ, "_DETRCTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"})
+
+    assert "detr_dc5_r50" in complete("detrctl recipes show detr_d").stdout.split()
+    assert detrctl("--show-completion", "bash").returncode == 0
