@@ -102,6 +102,14 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Queries:
+    """What the decoder starts from: `content` and `position`, both (B, Q, D)."""
+
+    content: Tensor
+    position: Tensor
+
+
+@dataclass(frozen=True)
 class Predictions:
     """One set of predictions: `logits` (B, Q, C), or C + 1 with a no-object column; `boxes` (B, Q, 4)."""
 

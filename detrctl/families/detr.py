@@ -1,0 +1,121 @@
+"""DETR and DETR-DC5: End-to-End Object Detection with Transformers (Carion et al. 2020)."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from detrctl.evaluation.postprocess import softmax_top_queries
+from detrctl.families.learner import Learner
+from detrctl.losses.classification import SoftmaxClassification
+from detrctl.losses.criterion import Criterion, LossWeights
+from detrctl.losses.matcher import Matcher, probability_cost
+from detrctl.model.backbone import RESNETS, Backbone, ResNet, read_weights
+from detrctl.model.decoder import Decoder, DecoderLayer, DenseCrossAttention, QuerySelfAttention
+from detrctl.model.detector import Detector
+from detrctl.model.encoder import DenseSelfAttention, Encoder, EncoderLayer
+from detrctl.model.heads import SharedHeads
+from detrctl.model.layers import MLP, FeedForward, PostNorm, PreNorm, init_transformer
+from detrctl.model.neck import Neck
+from detrctl.model.position_encoding import LearnedPosition, SinePosition
+from detrctl.model.queries import LearnedSlots
+from detrctl.model.references import AbsoluteBoxes
+from detrctl.parts import load_part
+from detrctl.recipe import schema
+
+POSITIONS = {
+    "sine": lambda position, width: SinePosition(width=width, temperature=position.temperature),
+    "learned": lambda position, width: LearnedPosition(width=width),
+}
+
+
+def detr(model: schema.DetrModel, objective: schema.Objective, num_classes: int) -> Learner:
+    """DETR on features of one stage: dense attention, learned slots, absolute boxes, softmax with no-object."""
+    backbone = build_backbone(model.backbone)
+    encoder, decoder = build_encoder(model), build_decoder(model, num_classes)
+    init_transformer(encoder, decoder.layers)
+    network = Detector(
+        backbone=backbone,
+        neck=Neck(
+            projections=[nn.Conv2d(backbone.channels[0], model.width, kernel_size=1)],
+            position=POSITIONS[model.position.kind](model.position, model.width),
+        ),
+        encoder=encoder,
+        queries=LearnedSlots(queries=model.queries, width=model.width),
+        decoder=decoder,
+    )
+    return Learner(
+        network=network,
+        criterion=softmax_criterion(objective, num_classes=num_classes, queries=model.queries),
+        post_process=softmax_top_queries,
+    )
+
+
+def build_backbone(backbone: schema.Backbone) -> Backbone:
+    """The network that a recipe names, with its weights loaded."""
+    if backbone.name not in RESNETS:
+        return Backbone(load_part(backbone.name, nn.Module)(**backbone.options))
+    body = ResNet(
+        name=backbone.name,
+        norm=backbone.norm,
+        stages=[backbone.stage],
+        dilation=backbone.dilation,
+        frozen_stages=backbone.frozen_stages,
+    )
+    if backbone.weights != "none":
+        body.load_published(read_weights(backbone.weights, backbone.name))
+    return Backbone(body)
+
+
+def build_encoder(model: schema.DetrModel) -> Encoder:
+    residual = _residual(model)
+    layers = [
+        EncoderLayer(
+            attention=DenseSelfAttention(width=model.width, heads=model.heads, dropout=model.dropout),
+            feedforward=FeedForward(width=model.width, hidden=model.feedforward, dropout=model.dropout),
+            residual=residual,
+        )
+        for _ in range(model.encoder_layers)
+    ]
+    return Encoder(layers=layers, norm=nn.LayerNorm(model.width) if model.norm_first else nn.Identity())
+
+
+def build_decoder(model: schema.DetrModel, num_classes: int) -> Decoder:
+    residual = _residual(model)
+    layers = [
+        DecoderLayer(
+            self_attention=QuerySelfAttention(width=model.width, heads=model.heads, dropout=model.dropout),
+            cross_attention=DenseCrossAttention(width=model.width, heads=model.heads, dropout=model.dropout),
+            feedforward=FeedForward(width=model.width, hidden=model.feedforward, dropout=model.dropout),
+            residual=residual,
+        )
+        for _ in range(model.decoder_layers)
+    ]
+    heads = SharedHeads(class_head=build_class_head(model, num_classes + 1), box_head=build_box_head(model))
+    return Decoder(layers=layers, norm=nn.LayerNorm(model.width), heads=heads, reference=AbsoluteBoxes())
+
+
+def build_class_head(model: schema.DetrModel, outputs: int) -> nn.Module:
+    if model.class_head:
+        return load_part(model.class_head, nn.Module)(model.width, outputs)
+    return nn.Linear(model.width, outputs)
+
+
+def build_box_head(model: schema.DetrModel) -> nn.Module:
+    if model.box_head:
+        return load_part(model.box_head, nn.Module)(model.width)
+    return MLP(width=model.width, outputs=4, depth=3)
+
+
+def softmax_criterion(objective: schema.Objective, *, num_classes: int, queries: int) -> Criterion:
+    match = objective.match
+    return Criterion(
+        matcher=Matcher(probability_cost, class_weight=match.class_weight, l1=match.l1, giou=match.giou),
+        classification=SoftmaxClassification(num_classes, queries, objective.no_object),
+        weights=LossWeights(objective.class_weight, objective.l1, objective.giou),
+        auxiliary=objective.auxiliary,
+    )
+
+
+def _residual(model: schema.DetrModel) -> Callable[[], nn.Module]:
+    return partial(PreNorm if model.norm_first else PostNorm, width=model.width, dropout=model.dropout)

@@ -1,0 +1,21 @@
+"""The terms of the objective as pure functions of tensors. M matched pairs, B batch, Q queries, C classes."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from detrctl.boxes import Cxcywh, cxcywh_to_xyxy, paired_giou
+
+
+def l1_sum(predicted: Cxcywh, truth: Cxcywh) -> Tensor:
+    """(M, 4), (M, 4) -> (): summed over pairs and the four numbers."""
+    return (predicted - truth).abs().sum()
+
+
+def giou_sum(predicted: Cxcywh, truth: Cxcywh) -> Tensor:
+    """(M, 4), (M, 4) -> (): 1 - GIoU, summed over pairs."""
+    return (1 - paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))).sum()
+
+
+def weighted_cross_entropy_sum(logits: Tensor, classes: Tensor, class_weights: Tensor) -> Tensor:
+    """(B, Q, C), (B, Q), (C,) -> (): each query's cross-entropy times the weight of its class, summed."""
+    return F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weight=class_weights, reduction="sum")

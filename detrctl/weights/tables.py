@@ -1,0 +1,58 @@
+"""Published parameter names and ours, as tables. `*` stands for one number or name between dots, kept in order.
+
+A row maps a prefix: what follows it (`.weight`, `.bias`, a deeper path) is kept.
+"""
+
+import re
+from collections.abc import Sequence
+
+Table = Sequence[tuple[str, str]]
+
+RESNET: Table = (
+    ("backbone.0.body.conv1", "backbone.body.conv1"),
+    ("backbone.0.body.bn1", "backbone.body.bn1"),
+    ("backbone.0.body.layer1", "backbone.body.layers.0"),
+    ("backbone.0.body.layer2", "backbone.body.layers.1"),
+    ("backbone.0.body.layer3", "backbone.body.layers.2"),
+    ("backbone.0.body.layer4", "backbone.body.layers.3"),
+)
+
+DETR: Table = (
+    *RESNET,
+    ("backbone.1.row_embed", "neck.position.rows"),
+    ("backbone.1.col_embed", "neck.position.columns"),
+    ("input_proj", "neck.projections.0"),
+    ("query_embed", "queries.position"),
+    ("class_embed", "decoder.heads.class_head"),
+    ("bbox_embed.layers.*", "decoder.heads.box_head.layers.*"),
+    ("transformer.encoder.norm", "encoder.norm"),
+    ("transformer.encoder.layers.*.self_attn.in_proj", "encoder.layers.*.attention.attention.in_proj"),
+    ("transformer.encoder.layers.*.self_attn.out_proj", "encoder.layers.*.attention.attention.out_proj"),
+    ("transformer.encoder.layers.*.linear1", "encoder.layers.*.feedforward.linear1"),
+    ("transformer.encoder.layers.*.linear2", "encoder.layers.*.feedforward.linear2"),
+    ("transformer.encoder.layers.*.norm1", "encoder.layers.*.attention_step.norm"),
+    ("transformer.encoder.layers.*.norm2", "encoder.layers.*.feedforward_step.norm"),
+    ("transformer.decoder.norm", "decoder.norm"),
+    ("transformer.decoder.layers.*.self_attn.in_proj", "decoder.layers.*.self_attention.attention.in_proj"),
+    ("transformer.decoder.layers.*.self_attn.out_proj", "decoder.layers.*.self_attention.attention.out_proj"),
+    ("transformer.decoder.layers.*.multihead_attn.in_proj", "decoder.layers.*.cross_attention.attention.in_proj"),
+    ("transformer.decoder.layers.*.multihead_attn.out_proj", "decoder.layers.*.cross_attention.attention.out_proj"),
+    ("transformer.decoder.layers.*.linear1", "decoder.layers.*.feedforward.linear1"),
+    ("transformer.decoder.layers.*.linear2", "decoder.layers.*.feedforward.linear2"),
+    ("transformer.decoder.layers.*.norm1", "decoder.layers.*.self_step.norm"),
+    ("transformer.decoder.layers.*.norm2", "decoder.layers.*.cross_step.norm"),
+    ("transformer.decoder.layers.*.norm3", "decoder.layers.*.feedforward_step.norm"),
+)
+"""facebookresearch/detr; its decoder norms are 1 = self, 2 = cross, 3 = feed-forward."""
+
+
+def our_name(published: str, table: Table) -> str | None:
+    """Our name of a published parameter, or None if the table does not know it."""
+    # PyTorch's attention spells its packed projection in_proj_weight, everything else says .weight.
+    name = re.sub(r"in_proj_(weight|bias)$", r"in_proj.\1", published)
+    for theirs, ours in table:
+        found = re.match(re.escape(theirs).replace(r"\*", r"(\w+)") + r"(?=\.)", name)
+        if found:
+            numbers = iter(found.groups())
+            return re.sub(r"\*", lambda _: next(numbers), ours) + name[found.end() :]  # noqa: B023
+    return None

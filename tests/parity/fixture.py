@@ -1,0 +1,132 @@
+"""Reads parity files: numbers of official implementations under weights and images that a short rule rebuilds.
+
+The rule: a tensor is base + scale * normal(key), drawn by NumPy's PCG64 seeded with crc32(key) + seed.
+"""
+
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detrctl.boxes import Cxcywh
+from detrctl.structures import ImageBatch, Targets
+
+STORED = Path(__file__).parent / "stored"
+
+
+def folders() -> list[Path]:
+    """The numbers kept in the project and, where DETRCTL_PARITY names one, the full folder."""
+    named = os.environ.get("DETRCTL_PARITY")
+    return [STORED, Path(named)] if named else [STORED]
+
+
+def normal(key: str, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()) + seed))
+    return generator.standard_normal(int(np.prod(shape)), dtype=np.float32).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """One variant: its JSON, its arrays, and what is rebuilt from them."""
+
+    path: Path
+
+    @cached_property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text())
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(self.path.with_suffix(".npz")) as held:
+            return dict(held)
+
+    def weight(self, key: str) -> np.ndarray:
+        entry = self.json["state_dict"][key]
+        if "tied_to" in entry:
+            return self.weight(entry["tied_to"])
+        x = normal(key, self.json["weight_seed"], tuple(entry["shape"]))
+        if entry.get("mode") == "abs":
+            x = np.abs(x)
+        if entry.get("mode") == "center":
+            x = (x - x.astype(np.float64).mean(axis=tuple(range(1, x.ndim)), keepdims=True)).astype(np.float32)
+        x = np.float32(entry["base"]) + np.float32(entry["scale"]) * x
+        if "crc32" in entry:
+            assert zlib.crc32(x.tobytes()) == entry["crc32"], key
+        return x
+
+    def image(self, index: int) -> np.ndarray:
+        height, width = self.json["image_sizes_hw"][index]
+        seed = self.json["input_seed"]
+        coarse = normal(f"input.image{index}.coarse", seed, (3, -(-height // 16), -(-width // 16)))
+        coarse = coarse.repeat(16, 1).repeat(16, 2)[:, :height, :width]
+        return coarse + np.float32(0.5) * normal(f"input.image{index}.fine", seed, (3, height, width))
+
+    def images(self) -> ImageBatch:
+        sizes = self.json["image_sizes_hw"]
+        pixels = torch.zeros(len(sizes), 3, *self.json["padded_size_hw"])
+        is_padding = torch.ones(len(sizes), *self.json["padded_size_hw"], dtype=torch.bool)
+        for index, (height, width) in enumerate(sizes):
+            pixels[index, :, :height, :width] = torch.from_numpy(self.image(index))
+            is_padding[index, :height, :width] = False
+        return ImageBatch(pixels, is_padding, torch.tensor(self.json["original_sizes_hw"]), tuple(range(len(sizes))))
+
+    def targets(self, case: str) -> tuple[Targets, ...]:
+        count = len(self.json["image_sizes_hw"])
+        return tuple(
+            Targets(
+                torch.from_numpy(self.arrays[f"{case}.target_labels{i}"]),
+                Cxcywh(torch.from_numpy(self.arrays[f"{case}.target_boxes{i}"])),
+                i,
+            )
+            for i in range(count)
+        )
+
+    def noise(self, name: str) -> float:
+        return float(self.json["numeric_noise"].get(name, 0.0))
+
+
+class Ledger:
+    """Compares, and keeps account: a test must have used every array and every loss that the files hold."""
+
+    def __init__(self, held: set[str]):
+        self.held, self.used = held, set()
+
+    def take(self, *names: str) -> None:
+        """These are inputs or tolerances: used, not compared."""
+        self.used.update(names)
+
+    def close(
+        self, name: str, actual: Tensor | np.ndarray | float, expected: np.ndarray | float, *, noise: Any
+    ) -> None:
+        """Within max(10 x noise, 1e-5 x the largest magnitude), everywhere. `noise` may differ from entry to entry."""
+        self.used.add(name)
+        actual, expected = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+        assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, expected {expected.shape}"
+        if expected.size == 0:
+            return
+        tolerance = np.maximum(10 * np.asarray(noise), 1e-5 * np.abs(expected).max())
+        # Written so that a NaN fails.
+        assert (np.abs(actual - expected) <= tolerance).all(), (
+            f"{name}: off by {np.abs(actual - expected).max():.3g}, allowed {np.max(tolerance):.3g}"
+        )
+
+    def equal(self, name: str, actual: Tensor | np.ndarray, expected: np.ndarray) -> None:
+        self.used.add(name)
+        np.testing.assert_array_equal(np.asarray(actual), expected, err_msg=name)
+
+    def settle(self) -> None:
+        assert self.used == self.held, f"not compared: {sorted(self.held - self.used)}"
+        assert self.held, "the files hold nothing to compare"
+
+
+def sample(values: Tensor) -> np.ndarray:
+    """64 values at evenly spaced flat positions."""
+    flat = values.detach().flatten()
+    return flat[np.floor(np.linspace(0, flat.numel() - 1, 64)).astype(np.int64)].numpy()
