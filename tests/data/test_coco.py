@@ -47,13 +47,9 @@ def test_any_category_ids_become_contiguous_labels_and_come_out_again(tmp_path: 
 
 
 def test_boxes_become_corners_clamped_to_the_image(tmp_path: Path) -> None:
-    index = index_of(
-        tmp_path,
-        content(
-            annotation(bbox=[10, 20, 30, 40.5]), annotation(bbox=[-5, -6, 20, 20]), annotation(bbox=[90, 70, 50, 50])
-        ),
-    )
-    assert boxes(index) == [[10, 20, 40, 60.5], [0, 0, 15, 14], [90, 70, 100, 80]]
+    given = [[10, 20, 30, 40.5], [-5, -6, 20, 20], [90, 70, 50, 50], [82, 0, 10, 80]]
+    index = index_of(tmp_path, content(*(annotation(bbox=box) for box in given)))
+    assert boxes(index) == [[10, 20, 40, 60.5], [0, 0, 15, 14], [90, 70, 100, 80], [82, 0, 92, 80]]
     assert facts(index) == {"leaving_the_image": 2}
     assert [item["bbox"] for item in index.ground_truth()["annotations"]][1] == [-5, -6, 20, 20]
 
