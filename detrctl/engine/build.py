@@ -19,6 +19,7 @@ from detrctl.data.transforms import eval_transform, train_transform
 from detrctl.engine.checkpoint import Checkpoint
 from detrctl.engine.distributed import Processes
 from detrctl.engine.interrupt import ignore_in_worker
+from detrctl.engine.loader import Loader
 from detrctl.engine.own_data import OwnDataset, load_own_data, own_categories, own_ground_truth
 from detrctl.errors import CheckpointError, DataError
 from detrctl.evaluation.ground_truth import GroundTruth
@@ -47,11 +48,7 @@ def learner_from(checkpoint: Checkpoint, *, trust: bool = False) -> Learner:
     A checkpoint can name parts of somebody's own, and importing these runs code: only with `trust`. CheckpointError if
     it names some and is not trusted, or if weights and recipe do not fit each other.
     """
-    parts = own_parts(checkpoint.recipe)
-    if parts and not trust:
-        raise CheckpointError(
-            f"this checkpoint wants to import {', '.join(parts)}, which can run any code: add --trust if you know it"
-        )
+    require_trust(checkpoint.recipe, trust=trust)
     learner = build_learner(checkpoint.recipe, checkpoint.categories, pretrained=False)
     try:
         learner.network.load_state_dict(checkpoint.evaluated)
@@ -61,8 +58,17 @@ def learner_from(checkpoint: Checkpoint, *, trust: bool = False) -> Learner:
     return learner
 
 
+def require_trust(recipe: Recipe, *, trust: bool) -> None:
+    """For a recipe out of a checkpoint: CheckpointError if it names somebody's own parts and is not trusted."""
+    parts = own_parts(recipe)
+    if parts and not trust:
+        raise CheckpointError(
+            f"this checkpoint wants to import {', '.join(parts)}, which can run any code: add --trust if you know it"
+        )
+
+
 def own_parts(recipe: Recipe) -> list[str]:
-    """Everything of the form `package.module:Name` that building this recipe's model would import."""
+    """Everything of the form `package.module:Name` that building this recipe's model and data would import."""
 
     def texts(value: Any) -> Iterator[str]:
         if isinstance(value, str):
@@ -71,7 +77,8 @@ def own_parts(recipe: Recipe) -> list[str]:
             for item in value.values():
                 yield from texts(item)
 
-    return [text for text in texts(recipe.model.model_dump(exclude={"backbone": {"options"}})) if _PART.fullmatch(text)]
+    named = [recipe.model.model_dump(exclude={"backbone": {"options"}}), recipe.data.dataset]
+    return [text for part in named for text in texts(part) if _PART.fullmatch(text)]
 
 
 # ---- data ----
@@ -79,14 +86,17 @@ def own_parts(recipe: Recipe) -> list[str]:
 
 @dataclass(frozen=True)
 class DataSplit:
-    """One split, ready to be loaded. `ground_truth` is made when it is first asked for; None without labels."""
+    """One split, ready to be loaded. `boxes` are those that are trained on, None in a dataset of the user's own.
+
+    `lines` say what was found. `ground_truth` is made when it is first asked for.
+    """
 
     name: str
     dataset: Dataset[Sample | None]
     categories: Categories
     images: int
-    boxes: int
-    problems: tuple[str, ...]
+    boxes: int | None
+    lines: tuple[str, ...]
     make_ground_truth: Callable[[], GroundTruth]
 
     @cached_property
@@ -98,14 +108,16 @@ class DataSplit:
         if limit is None or limit >= self.images:
             return self
         part: Dataset[Sample | None] = Subset(self.dataset, range(limit))
-        return DataSplit(self.name, part, self.categories, limit, self.boxes, self.problems, lambda: self.ground_truth)
+        return DataSplit(self.name, part, self.categories, limit, self.boxes, self.lines, lambda: self.ground_truth)
 
 
 def with_data(recipe: Recipe, root: str | None) -> Recipe:
-    """The recipe with another dataset: `--data DIR` replaces the root and any split that was named by hand."""
+    """The recipe with another dataset: `--data DIR` replaces the root, splits named by hand, and a dataset class."""
     if root is None:
         return recipe
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root, "train": None, "val": None})})
+    return recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"root": root, "train": None, "val": None, "dataset": None})}
+    )
 
 
 def split_files(recipe: Recipe) -> dict[str, SplitFiles]:
@@ -159,14 +171,13 @@ def build_data(recipe: Recipe, name: str, *, augment: bool = False) -> DataSplit
         broken=recipe.data.broken_images,
     )
     summary = index.summary
-    problems = tuple(line for line in summary.lines() if not line.startswith(("images:", "annotations:")))
     return DataSplit(
         name,
         dataset,
         index.categories,
         summary.images,
-        summary.annotations,
-        problems,
+        summary.boxes,
+        tuple(summary.lines()),
         lambda: GroundTruth.from_coco_dict(index.ground_truth(), source=str(files.annotations)),
     )
 
@@ -177,7 +188,9 @@ def _own_split(recipe: Recipe, name: str, *, augment: bool) -> DataSplit:
     if len(own) == 0:
         raise DataError(f"data.dataset: {recipe.data.dataset}: split '{name}' has no images")
     dataset = OwnDataset(own, transform(recipe, augment=augment), seed=recipe.train.seed)
-    return DataSplit(name, dataset, own_categories(own), len(own), 0, (), lambda: own_ground_truth(own))
+    categories = own_categories(own)
+    lines = (f"{len(own)} images, {len(categories)} classes, from {recipe.data.dataset}",)
+    return DataSplit(name, dataset, categories, len(own), None, lines, lambda: own_ground_truth(own))
 
 
 def transform(recipe: Recipe, *, augment: bool) -> Callable[..., Any]:
@@ -251,7 +264,7 @@ def training_loader(
     dataset: Dataset[Sample | None], order: TrainingOrder, *, workers: int, device: torch.device
 ) -> DataLoader[Batch | None]:
     """Micro-batches in the order's order; `accumulate` of them make one step. None where nothing could be read."""
-    return DataLoader(dataset, batch_sampler=order, **_loading(workers, device))  # type: ignore[arg-type]
+    return Loader(dataset, batch_sampler=order, **_loading(workers, device))  # type: ignore[arg-type]
 
 
 def evaluation_loader(
@@ -260,7 +273,7 @@ def evaluation_loader(
     """Every image once, dealt out to the processes; nothing is dropped."""
     mine = range(processes.rank, len(dataset), processes.world)  # type: ignore[arg-type]
     part: Dataset[Sample | None] = Subset(dataset, mine)
-    return DataLoader(part, batch_size=batch_size, **_loading(workers, device))  # type: ignore[arg-type]
+    return Loader(part, batch_size=batch_size, **_loading(workers, device))  # type: ignore[arg-type]
 
 
 def _loading(workers: int, device: torch.device) -> dict[str, Any]:

@@ -12,12 +12,11 @@ Scores = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """One split as it was read; `problems` are sentences about what was found and how it is treated."""
+    """One split as it was read; `lines` are its totals and what was found, mended or left out."""
 
     name: str
     images: int
-    boxes: int
-    problems: tuple[str, ...] = ()
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)

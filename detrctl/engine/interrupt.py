@@ -40,6 +40,10 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal_number = self.signal_number or number
 
+    def agree(self, number: int) -> None:
+        """Stop for the signal that another process got."""
+        self.signal_number = number
+
     @property
     def exit_code(self) -> int:
         """As shells count: 128 + the number of the signal."""

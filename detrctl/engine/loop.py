@@ -110,6 +110,8 @@ class Loop:
         mine = [float(self._stop.signal_number is not None), used]
         signals, used = self._processes.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
         standing.share = max(standing.share, standing.step / (self._steps * self._train.epochs), used)
+        if signals:
+            self._stop.agree(max(self._processes.gather(self._stop.signal_number or 0)))
         return "signal" if signals else "time" if used >= 1 else None
 
     def _one_step(self, micro_batches: Sequence[Batch | None]) -> None:
@@ -118,6 +120,7 @@ class Loop:
         self._rates = set_rates(self._keeper.optimizer, factor)
         outcome = self._stepper(micro_batches)
         standing.count_step(outcome.images, skipped=outcome.skip is not None)
+        standing.seconds = self._clock.elapsed
         if outcome.skip is None and self._keeper.average is not None:
             self._keeper.average.update(self._learner.network)
         self._count_crowded(micro_batches)

@@ -18,9 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from detrctl.errors import DetrctlError
+from detrctl.recipe.dump import dump_recipe
 from detrctl.recipe.schema import Recipe
 
 PACKAGES = ("detrctl", "torch", "torchvision", "numpy", "scipy", "pycocotools", "pillow", "pydantic")
@@ -56,8 +55,7 @@ class RunFolder:
         return self.path / "plots"
 
     def write_recipe(self, recipe: Recipe) -> None:
-        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        self.recipe.write_text(text, encoding="utf-8")
+        self.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         (self.path / name).write_text(json.dumps(tidy(content), indent=2) + "\n", encoding="utf-8")
@@ -142,7 +140,7 @@ def environment(threads: int, device: str) -> dict[str, Any]:
         "threads": threads,
         "device": device,
         "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None,
-        "git": git_state(Path(__file__).parent),
+        "git": git_state(Path(__file__).parent, Path(__file__)),
     }
 
 
@@ -153,15 +151,18 @@ def _version(package: str) -> str | None:
         return None
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether tracked files differ from it; None where the code lies in no git checkout."""
+def git_state(folder: Path, tracked: Path) -> dict[str, Any] | None:
+    """Commit, and whether tracked files differ from it; None unless `tracked` belongs to a git checkout.
+
+    A package installed into somebody's repository (a virtual environment inside it) is not tracked there.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", str(Path(__file__)))  # else it is the user's own repository around a venv
+        git("ls-files", "--error-unmatch", str(tracked))
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -189,7 +189,7 @@ def _splits(recipe: Recipe, processes: Processes) -> tuple[DataSplit, DataSplit 
     if recipe.data.root == "shapes":
         on_first(processes, lambda: build_data(recipe, "train") and None)  # drawn once, not by every process
     training = build_data(recipe, "train", augment=True)
-    if training.boxes == 0 and recipe.data.dataset is None:
+    if training.boxes == 0:
         raise DataError("the training split has no boxes: there is nothing to learn from it")
     if not has_labels(recipe, "val"):
         return training, None
@@ -298,7 +298,7 @@ def _started(start: Start, feed: Feed, keeper: Keeper, standing: Standing, threa
     return events.RunStarted(
         run=keeper.run.path,
         recipe=start.name,
-        splits=tuple(events.SplitSummary(split.name, split.images, split.boxes, split.problems) for split in splits),
+        splits=tuple(events.SplitSummary(split.name, split.images, split.lines) for split in splits),
         classes=keeper.categories.names,
         parameters={group["name"]: sum(p.numel() for p in group["params"]) for group in groups},
         parameters_total=sum(p.numel() for p in keeper.learner.network.parameters()),

@@ -1,0 +1,220 @@
+"""The order of images is fixed by seed and epoch, and code of somebody else runs only when it is trusted."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from detrctl.engine.build import (
+    TrainingOrder,
+    build_data,
+    build_learner,
+    evaluation_loader,
+    learner_from,
+    own_parts,
+    training_loader,
+    training_order,
+    with_data,
+)
+from detrctl.engine.checkpoint import Checkpoint
+from detrctl.engine.distributed import Alone, Group
+from detrctl.errors import CheckpointError, DataError, DetrctlError
+from detrctl.recipe.schema import Recipe
+from detrctl.structures import Categories
+from tests.engine import tiny
+
+CPU = torch.device("cpu")
+
+
+class OwnImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Three images, the first without objects."""
+
+    class_names = ("a", "b")
+
+    def __init__(self, *, root: str | None, split: str):
+        self.split = split
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        boxes = torch.tensor([[4.0, 6.0, 20.0, 30.0]]).repeat(int(i > 0), 1)
+        return torch.full((3, 32, 40), 10 * i, dtype=torch.uint8), boxes, torch.full((len(boxes),), i - 1)
+
+
+class BadImages(OwnImages):
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        image, boxes, labels = super().__getitem__(i)
+        return image, boxes, labels + 5
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.dataset(tmp_path_factory.mktemp("data"))
+
+
+def steps_of(order: TrainingOrder) -> Iterator[list[int]]:
+    parts = list(order)
+    for start in range(0, len(parts), order.accumulate):
+        yield sorted(i for part in parts[start : start + order.accumulate] for i in part)
+
+
+def test_an_epoch_takes_each_image_at_most_once_in_an_order_of_its_own() -> None:
+    order = TrainingOrder(images=11, batch_size=4, accumulate=1, seed=3, rank=0, world=1)
+    first, again = list(order), list(order)
+    order.epoch = 1
+    second = list(order)
+    assert first == again != second
+    for epoch in (first, second):
+        assert [len(part) for part in epoch] == [4, 4]
+        assert len({i for part in epoch for i in part}) == 8
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_holds_the_same_images_however_many_processes_and_micro_batches(world: int, accumulate: int) -> None:
+    whole = TrainingOrder(images=20, batch_size=7, accumulate=1, seed=3, rank=0, world=1)
+    cut = [TrainingOrder(20, 7, accumulate, 3, rank, world) for rank in range(world)]
+    together = [sorted(i for part in parts for i in part) for parts in zip(*map(steps_of, cut), strict=True)]
+    assert together == list(steps_of(whole))
+
+
+def test_an_order_goes_on_in_the_middle_of_an_epoch() -> None:
+    order = TrainingOrder(images=20, batch_size=4, accumulate=2, seed=3, rank=0, world=1)
+    whole = list(order)
+    order.first_step = 3
+    assert list(order) == whole[6:]
+    assert len(order) == 4
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
+    assert [sorted(part) for part in TrainingOrder(3, 8, 1, 0, 0, 1)] == [[0, 1, 2]]
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_an_error_before_training() -> None:
+    with pytest.raises(DataError) as caught:
+        training_order(tiny.recipe(None, batch_size=4, accumulate=4), 100, Group(rank=0, world=2, device=CPU))
+    assert str(caught.value) == (
+        "train.batch_size: 4 images cannot be dealt out to 2 process(es) x 4 micro-batch(es); "
+        "make train.accumulate smaller or train.batch_size greater"
+    )
+
+
+def test_workers_change_neither_the_images_nor_the_random_numbers(root: Path) -> None:
+    setting = tiny.recipe(root, data={"augment": {"policy": "none", "flip": 0.5, "photometric": True}})
+    split = build_data(setting, "train", augment=True)
+    order = training_order(setting, split.images, Alone())
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    seen = []
+    for workers in (0, 2):
+        loader = training_loader(split.dataset, order, workers=workers, device=CPU)
+        for epoch in (0, 1):
+            order.epoch = epoch
+            split.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+            seen.append([batch.images for batch in loader if batch is not None])
+        assert torch.equal(torch.get_rng_state(), state)
+    for alone, shared in zip(seen[:2], seen[2:], strict=True):
+        assert [images.image_ids for images in alone] == [images.image_ids for images in shared]
+        assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(alone, shared, strict=True))
+    assert not torch.equal(seen[0][0].pixels, seen[1][0].pixels)
+
+
+def test_evaluation_drops_nothing_and_deals_every_image_out_once(root: Path) -> None:
+    split = build_data(tiny.recipe(root), "train")
+    ids = []
+    for rank in range(3):
+        group = Group(rank=rank, world=3, device=CPU)
+        loader = evaluation_loader(split.dataset, batch_size=2, workers=0, device=CPU, processes=group)
+        ids += [image_id for batch in loader if batch is not None for image_id in batch.images.image_ids]
+    assert sorted(ids) == list(range(10, 18))
+
+
+def test_a_split_can_be_cut_to_its_first_images(root: Path) -> None:
+    part = build_data(tiny.recipe(root), "train").first(3)
+    assert (part.images, len(part.dataset)) == (3, 3)  # type: ignore[arg-type]
+    assert build_data(tiny.recipe(root), "train").first(99).images == 8
+
+
+def test_another_dataset_replaces_everything_that_was_said_about_data() -> None:
+    named = {"train": {"images": "a", "annotations": "b"}, "dataset": "mine:Own"}
+    data = with_data(tiny.recipe("old", data=named), "new").data
+    assert (data.root, data.train, data.dataset) == ("new", None, None)
+
+
+def test_missing_data_is_one_line_each(root: Path) -> None:
+    empty = {"images": str(root / "images"), "annotations": None}
+    for setting, split, expected in [
+        (
+            tiny.recipe(None),
+            "train",
+            "no dataset: give --data DIR (`--data shapes` for the built-in one), or data.root in the recipe",
+        ),
+        (tiny.recipe(root), "test", f"{root}: no split 'test'; there is train, val"),
+        (
+            tiny.recipe(None, data={"val": empty}),
+            "val",
+            f"{root}/images: split 'val' has no annotation file; it can only be predicted",
+        ),
+    ]:
+        with pytest.raises(DataError) as caught:
+            build_data(setting, split)
+        assert str(caught.value) == expected
+
+
+def test_a_dataset_of_ones_own_is_transformed_and_scored_like_any_other() -> None:
+    setting = tiny.recipe(None, data={"dataset": "tests.engine.test_build:OwnImages"})
+    split = build_data(setting, "val")
+    sample = split.dataset[2]
+    assert sample is not None
+    assert sample.pixels.shape == (3, 32, 40)
+    torch.testing.assert_close(sample.targets.boxes, torch.tensor([[12 / 40, 18 / 32, 16 / 40, 24 / 32]]))
+    assert split.categories == Categories(("a", "b"), (0, 1))
+    truths = split.ground_truth
+    assert truths.boxes_xywh.tolist() == [[4, 6, 16, 24]] * 2
+    assert truths.category_of.tolist() == [0, 1]
+    assert truths.image_ids.tolist() == [0, 1, 2]
+
+
+def test_a_wrong_item_of_ones_own_dataset_is_named() -> None:
+    setting = tiny.recipe(None, data={"dataset": "tests.engine.test_build:BadImages"})
+    with pytest.raises(DataError, match=r"^data\.dataset: item 1: a label is outside 0 to 1$"):
+        build_data(setting, "train").dataset[1]
+
+
+def checkpoint(setting: Recipe) -> Checkpoint:
+    categories = Categories(("a", "b"), (1, 2))
+    return Checkpoint(setting, categories, build_learner(setting, categories).network.state_dict())
+
+
+def test_parts_named_by_a_checkpoint_are_imported_only_when_trusted() -> None:
+    found = checkpoint(tiny.recipe(None, data={"dataset": "evil:Data"}))
+    with pytest.raises(CheckpointError) as caught:
+        learner_from(found)
+    assert str(caught.value) == (
+        "this checkpoint wants to import tests.engine.tiny:TinyBackbone, evil:Data, which can run any code: "
+        "add --trust if you know it"
+    )
+    learner = learner_from(found, trust=True)
+    assert all(torch.equal(a, b) for a, b in zip(learner.network.state_dict().values(), found.weights.values()))
+
+
+def test_a_recipe_of_shipped_parts_needs_no_trust() -> None:
+    assert own_parts(tiny.recipe("data:set", model={"backbone": {"name": "resnet10", "options": {"a": "b:c"}}})) == []
+
+
+def test_weights_that_do_not_fit_their_recipe_are_one_line() -> None:
+    found = checkpoint(tiny.recipe(None))
+    other = Checkpoint(tiny.recipe(None, model={"queries": 6}), found.categories, found.weights)
+    with pytest.raises(CheckpointError) as caught:
+        learner_from(other, trust=True)
+    assert str(caught.value).startswith("this checkpoint's weights do not fit its recipe: size mismatch for queries")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_that_is_not_there_is_a_plain_error() -> None:
+    with pytest.raises(DetrctlError, match=r"^no_such_module:Net: cannot import"):
+        build_learner(tiny.recipe(None, model={"backbone": {"name": "no_such_module:Net"}}), Categories(("a",), (1,)))

@@ -1,0 +1,408 @@
+"""A training leaves everything behind that it should, ends when it should, and goes on exactly where it stopped."""
+
+import itertools
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from detrctl.engine import events, loop
+from detrctl.engine.checkpoint import Checkpoint, load, save
+from detrctl.engine.evaluate import evaluate_checkpoint
+from detrctl.engine.interrupt import Interrupted
+from detrctl.engine.train import TrainResult, train
+from detrctl.errors import CheckpointError, DataError, DetrctlError, NonFiniteError
+from detrctl.recipe.schema import Recipe
+from tests.engine import tiny
+
+RANDOM = {"dropout": 0.1, "backbone": {"name": "tests.engine.tiny:TinyBackbone", "options": {"norm": True}}}
+SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.dataset(tmp_path_factory.mktemp("data"))
+
+
+def everything(root: Path, epochs: int = 3, **train_fields: Any) -> Recipe:
+    """Dropout, batch norm, augmentation, accumulation, averaging, a drop of the rate: all that has a state."""
+    schedule = {"kind": "step", "drop_epochs": [2], "warmup_steps": 3} if epochs == 3 else {"kind": "constant"}
+    return tiny.recipe(
+        root,
+        model=RANDOM,
+        data={"augment": {"policy": "none", "flip": 0.5, "photometric": True}},
+        epochs=epochs,
+        accumulate=2,
+        ema=0.9,
+        ema_warmup=5,
+        schedule=schedule,
+        **train_fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def straight(root: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    return train(everything(root), out=tmp_path_factory.mktemp("runs") / "straight", device="cpu")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit by bit, through nested tables and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def lasting(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What must be equal: all but the times."""
+    assert checkpoint.training is not None
+    standing = dict(checkpoint.training["standing"])
+    for time in ("seconds", "evaluation_seconds"):
+        del standing[time]
+    return {
+        "weights": checkpoint.weights,
+        "ema": checkpoint.ema,
+        "optimizer": checkpoint.training["optimizer"],
+        "random": checkpoint.training["random"],
+        "standing": standing,
+    }
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    times = ("minutes", "seconds", "images_per_second", "memory_mb")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in times} for row in rows]
+
+
+def interrupt_at(when: Callable[[events.Event], bool], number: int = signal.SIGINT) -> events.OnEvent:
+    """A listener that sends this process a real signal, once."""
+    pending = [True]
+
+    def listen(event: events.Event) -> None:
+        if pending and when(event):
+            pending.clear()
+            os.kill(os.getpid(), number)
+
+    return listen
+
+
+# ---- what a run leaves behind ----
+
+
+def test_the_run_folder_holds_all_it_should(straight: TrainResult, root: Path) -> None:
+    run = straight.run
+    found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert found == {
+        "checkpoints/best.pt",
+        "checkpoints/last.pt",
+        "environment.json",
+        "metrics.jsonl",
+        "plots/ap.png",
+        "plots/loss.png",
+        "recipe.yaml",
+        "summary.json",
+    }
+    for name in ("ap", "loss"):
+        with Image.open(run / "plots" / f"{name}.png") as picture:
+            picture.verify()
+    assert straight.ended_by == "epochs"
+    assert straight.checkpoint == run / "checkpoints" / "best.pt"
+    assert load(straight.checkpoint).recipe == everything(root)
+
+
+def test_metrics_have_stable_keys(straight: TrainResult) -> None:
+    rows = [json.loads(line) for line in (straight.run / "metrics.jsonl").read_text().splitlines()]
+    where = ["kind", "step", "epoch", "images", "minutes"]
+    keys = {row["kind"]: list(row) for row in rows}
+    assert keys["train"] == [
+        *where,
+        *("loss", "losses", "lr", "gradient_norm", "images_per_second", "memory_mb", "skipped_steps"),
+    ]
+    assert keys["eval"] == [*where, "scores", "best_AP", "seconds"]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [1.0, 2.0, 3.0]
+    terms = ("class", "l1", "giou", "class_error", "cardinality_error")
+    assert list(rows[0]["losses"]) == [f"decoder.{layer}.{term}" for layer in (0, 1) for term in terms]
+    assert tuple(rows[-1]["scores"]) == SCORES
+
+
+def test_the_rates_follow_warm_up_and_drop(straight: TrainResult) -> None:
+    rates = [row["lr"]["transformer"] for row in logged(straight.run) if row["kind"] == "train"]
+    assert rates == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def test_the_summary_says_what_was_done(straight: TrainResult) -> None:
+    summary = json.loads((straight.run / "summary.json").read_text())
+    assert (summary["ended_by"], summary["epochs"], summary["steps"], summary["images_seen"]) == ("epochs", 3.0, 6, 24)
+    assert summary["final"].keys() == summary["best"].keys() == set(SCORES)
+    assert summary["device"] == "cpu"
+    assert summary["minutes"] > 0
+    assert summary["threads"] >= 1
+
+
+def test_best_is_the_average_with_the_best_ap_and_holds_no_training_state(straight: TrainResult) -> None:
+    best, last = load(straight.run / "checkpoints" / "best.pt"), load(straight.run / "checkpoints" / "last.pt")
+    assert best.training is None
+    assert best.ema is not None
+    assert last.ema is not None
+    assert last.evaluated is last.ema
+    assert not same(last.ema, last.weights)
+
+
+def test_scores_in_training_are_those_of_the_saved_weights(straight: TrainResult) -> None:
+    again = evaluate_checkpoint(straight.run / "checkpoints" / "last.pt", device="cpu", trust=True)
+    assert dict(again.scores.numbers) == straight.scores
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(
+    straight: TrainResult, root: Path, tmp_path: Path
+) -> None:
+    again = train(everything(root), out=tmp_path / "again", device="cpu")
+    assert logged(again.run) == logged(straight.run)
+    other = train(everything(root, seed=1), out=tmp_path / "other", device="cpu")
+    assert logged(other.run)[0]["loss"] != logged(straight.run)[0]["loss"]
+
+
+def test_events_tell_the_run_in_order(root: Path, tmp_path: Path) -> None:
+    heard: list[events.Event] = []
+    result = train(tiny.recipe(root, epochs=1), out=tmp_path / "run", device="cpu", on_event=heard.append)
+    kinds = [name for name, _ in itertools.groupby(type(event).__name__ for event in heard)]
+    assert kinds == [
+        *("RunStarted", "StepDone", "StepsLogged", "StepDone", "StepsLogged"),
+        *("EvaluationStarted", "EvaluationProgress", "EvaluationDone", "EpochDone", "CheckpointSaved", "RunEnded"),
+    ]
+    started, ended = heard[0], heard[-1]
+    assert isinstance(started, events.RunStarted)
+    assert isinstance(ended, events.RunEnded)
+    assert [(split.name, split.images) for split in started.splits] == [("train", 8), ("val", 4)]
+    assert started.classes == ("dark", "light")
+    assert sum(started.parameters.values()) == started.parameters_total
+    assert ended.best_scores == result.best_scores
+
+
+def test_without_validation_labels_training_goes_on_and_says_so(tmp_path: Path) -> None:
+    heard: list[events.Event] = []
+    setting = tiny.recipe(tiny.dataset(tmp_path / "data", val=0), epochs=1)
+    result = train(setting, out=tmp_path / "run", device="cpu", on_event=heard.append)
+    assert result.scores is None
+    assert result.checkpoint == tmp_path / "run" / "checkpoints" / "last.pt"
+    assert [event.message for event in heard if isinstance(event, events.Warned)] == [
+        "there is no labelled validation split: nothing is evaluated, and only the last weights are kept"
+    ]
+
+
+def test_more_objects_than_queries_are_counted_and_said_once(root: Path, tmp_path: Path) -> None:
+    heard: list[events.Event] = []
+    train(tiny.recipe(root, model={"queries": 1}), out=tmp_path / "run", device="cpu", on_event=heard.append)
+    said = [event.message for event in heard if isinstance(event, events.Warned)]
+    assert len(said) == 1
+    assert said[0].endswith(
+        "has 2 objects, but the model has 1 queries: those beyond are not learnt; raise model.queries"
+    )
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["images_with_more_objects_than_queries"] == 6
+
+
+# ---- going on ----
+
+
+def test_n_and_n_epochs_are_2n_epochs_bit_by_bit(root: Path, tmp_path: Path) -> None:
+    whole = train(everything(root, epochs=4), out=tmp_path / "whole", device="cpu")
+    half = train(everything(root, epochs=2), out=tmp_path / "half", device="cpu")
+    resumed = train(resume=half.run, overrides=["train.epochs=4"], device="cpu")
+    assert same(lasting(load(resumed.run / "checkpoints/last.pt")), lasting(load(whole.run / "checkpoints/last.pt")))
+    assert logged(resumed.run) == logged(whole.run)
+    assert resumed.scores == whole.scores
+
+
+@pytest.mark.parametrize(
+    ("when", "step"),
+    [
+        (lambda event: isinstance(event, events.StepDone) and event.total_steps == 3, 3),
+        (lambda event: isinstance(event, events.StepDone) and event.total_steps == 2, 2),
+        (lambda event: isinstance(event, events.EvaluationProgress), 2),
+    ],
+    ids=["in the middle of an epoch", "at its end", "while evaluating"],
+)
+def test_an_interrupted_run_goes_on_bit_by_bit(
+    straight: TrainResult, root: Path, tmp_path: Path, when: Callable[[events.Event], bool], step: int
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted) as caught:
+        train(everything(root), out=run, device="cpu", on_event=interrupt_at(when))
+    assert str(caught.value) == (
+        f"stopped after {step // 2} epochs and {step % 2} steps of the next; everything is saved. "
+        f"Go on with: detrctl train --resume {run}"
+    )
+    assert json.loads((run / "summary.json").read_text())["ended_by"] == "signal"
+    resumed = train(resume=run, device="cpu")
+    assert same(lasting(load(run / "checkpoints/last.pt")), lasting(load(straight.run / "checkpoints/last.pt")))
+    assert logged(run) == logged(straight.run)
+    assert resumed.best_scores == straight.best_scores
+
+
+def test_signals_are_the_callers_again_afterwards(root: Path, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    train(tiny.recipe(root, epochs=1), out=tmp_path / "run", device="cpu")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_resuming_what_cannot_be_resumed_is_one_line(straight: TrainResult, root: Path, tmp_path: Path) -> None:
+    run = straight.run
+    for arguments, expected in [
+        ({}, f"--resume {run}: all 3 epochs are done; for more of them add --set train.epochs=6"),
+        (
+            {"overrides": ["train.epochs=5", "train.batch_size=2", "train.accumulate=1"]},
+            f"--resume {run}: it was started on 8 images, 2 steps an epoch; now there are 8, 4 steps: "
+            "start a new run with --init-from",
+        ),
+        (
+            {"overrides": ["train.epochs=5", "model.queries=6"]},
+            f"--resume {run}: the recipe's model is not the one that was saved",
+        ),
+        ({"out": tmp_path}, "--resume goes on with a run as it is: leave --out away"),
+        ({"recipe": "detr_r50"}, "--resume goes on with a run as it is: leave a recipe away"),
+    ]:
+        with pytest.raises(DetrctlError) as caught:
+            train(resume=run, device="cpu", **arguments)  # type: ignore[arg-type]
+        assert str(caught.value) == expected
+
+
+def test_resuming_on_other_classes_is_refused(straight: TrainResult, tmp_path: Path) -> None:
+    tiny.write_split(tmp_path, "train", 8, classes=("dark", "bright"))
+    with pytest.raises(CheckpointError) as caught:
+        train(resume=straight.run, data=tmp_path, overrides=["train.epochs=4"], device="cpu")
+    assert str(caught.value) == (
+        f"--resume {straight.run}: the dataset's classes are not those that the run was started with"
+    )
+
+
+# ---- starting from other weights ----
+
+
+def test_weights_from_another_run_are_taken_by_class_name(straight: TrainResult, tmp_path: Path) -> None:
+    tiny.write_split(tmp_path / "data", "train", 8, classes=("light", "new", "dark"))
+    heard: list[events.Event] = []
+    setting = tiny.recipe(tmp_path / "data", model=RANDOM, epochs=1, lr=1e-30, backbone_lr=1e-30, weight_decay=0)
+    result = train(setting, init_from=straight.run, out=tmp_path / "run", device="cpu", on_event=heard.append)
+    taken = next(event for event in heard if isinstance(event, events.WeightsTaken))
+    assert taken.source == straight.run / "checkpoints" / "best.pt"
+    assert taken.summary.endswith("2 remapped, 0 fresh, 0 unused; 2 of 3 classes known by name")
+    old, new = load(taken.source).evaluated, load(result.checkpoint).weights
+    head = "decoder.heads.class_head.weight"
+    assert torch.equal(new[head][[0, 2, 3]], old[head][[1, 0, 2]])
+    assert torch.equal(new["queries.position.weight"], old["queries.position.weight"])
+
+
+def test_weights_of_something_else_are_refused(straight: TrainResult, root: Path, tmp_path: Path) -> None:
+    found = load(straight.checkpoint)
+    save(Checkpoint(found.recipe, found.categories, {"x": torch.ones(1)}), tmp_path / "other.pt")
+    with pytest.raises(CheckpointError) as caught:
+        train(tiny.recipe(root), init_from=tmp_path / "other.pt", out=tmp_path / "run", device="cpu")
+    assert str(caught.value) == (
+        f"--init-from {tmp_path}/other.pt: none of its weights fits this model; is it of the same family?"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+# ---- ending early ----
+
+
+def test_a_time_limit_ends_in_good_order_with_an_evaluation(root: Path, tmp_path: Path) -> None:
+    schedule = {"kind": "cosine"}
+    setting = tiny.recipe(root, epochs=10_000, max_minutes=2 / 60, schedule=schedule, eval_every=10_000)
+    heard: list[events.Event] = []
+    result = train(setting, out=tmp_path / "run", device="cpu", on_event=heard.append)
+    assert result.ended_by == "time"
+    assert result.scores is not None
+    rates = [event.rates["transformer"] for event in heard if isinstance(event, events.StepsLogged)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.9e-3
+    assert rates[-1] < 0.2e-3  # the whole cosine, although hardly any of the epochs
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["minutes"] < 2 / 60
+    assert summary["epochs"] < 1000
+
+
+def test_patience_ends_after_that_many_evaluations_without_a_better_one(root: Path, tmp_path: Path) -> None:
+    frozen = tiny.recipe(root, epochs=50, patience=2, lr=1e-30, backbone_lr=1e-30, weight_decay=0)
+    result = train(frozen, out=tmp_path / "run", device="cpu")
+    assert result.ended_by == "patience"
+    assert result.best_epoch == 1.0
+    evaluated = [row["epoch"] for row in logged(tmp_path / "run") if row["kind"] == "eval"]
+    assert evaluated == [1.0, 2.0, 3.0]
+
+
+def test_evaluations_and_checkpoints_come_as_often_as_asked(root: Path, tmp_path: Path) -> None:
+    setting = tiny.recipe(root, epochs=5, eval_every=2, eval_limit=2, save_every=3, keep_every=2)
+    heard: list[events.Event] = []
+    train(setting, out=tmp_path / "run", device="cpu", on_event=heard.append)
+    assert [e.epoch for e in heard if isinstance(e, events.EvaluationDone)] == [2.0, 4.0, 5.0]
+    assert {e.images for e in heard if isinstance(e, events.EvaluationStarted)} == {2}
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["best.pt", "epoch-0002.pt", "epoch-0004.pt", "last.pt"]
+    assert sum(isinstance(e, events.CheckpointSaved) for e in heard) == 2
+
+
+def test_steps_that_keep_failing_end_the_run_with_one_line(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MOST_SKIPPED_IN_A_ROW", 3)
+    heard: list[events.Event] = []
+    setting = tiny.recipe(root, lr=1e30, clip_norm=0, epochs=9, eval_every=9)
+    with pytest.raises(NonFiniteError) as caught:
+        train(setting, out=tmp_path / "run", device="cpu", on_event=heard.append)
+    assert str(caught.value).startswith("3 steps in a row could not be made; the last: image ")
+    assert str(caught.value).endswith(f"lower train.lr, or look at the images listed in {tmp_path}/run/skipped.jsonl")
+    skipped = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert len(skipped) == 3
+    assert all(len(row["image_ids"]) == 4 and row["reason"] for row in skipped)
+    assert sum(isinstance(event, events.StepSkipped) for event in heard) == 3
+
+
+# ---- mistakes ----
+
+
+def test_mistakes_before_the_first_step_are_one_line_and_leave_no_folder(root: Path, tmp_path: Path) -> None:
+    tiny.write_split(tmp_path / "bare", "train", 4, empty=(0, 1, 2, 3))
+    for arguments, error, expected in [
+        (
+            {"recipe": None},
+            DetrctlError,
+            "which recipe? `detrctl recipes list` shows them; `--resume RUN` goes on with a run",
+        ),
+        ({"device": "tpu"}, DetrctlError, "--device tpu: no such device; choose auto, cpu, cuda or mps"),
+        ({"data": tmp_path / "none"}, DataError, f"{tmp_path}/none: no such folder"),
+        (
+            {"data": tmp_path / "bare"},
+            DataError,
+            "the training split has no boxes: there is nothing to learn from it",
+        ),
+        (
+            {"init_from": tmp_path / "no.pt"},
+            CheckpointError,
+            f"{tmp_path}/no.pt: no such checkpoint file or run folder",
+        ),
+    ]:
+        call = {"recipe": tiny.recipe(root), "out": tmp_path / "run", "device": "cpu"} | arguments
+        with pytest.raises(error) as caught:
+            train(**call)  # type: ignore[arg-type]
+        assert str(caught.value).startswith(expected)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_validation_classes_that_do_not_fit_are_found_before_training(tmp_path: Path) -> None:
+    tiny.dataset(tmp_path / "data", val=0)
+    tiny.write_split(tmp_path / "data", "val", 2, classes=("dark", "other"))
+    with pytest.raises(DataError, match="do not match"):
+        train(tiny.recipe(tmp_path / "data"), out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
