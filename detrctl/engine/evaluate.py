@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -25,12 +25,17 @@ NAMES_SHOWN = 8
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """`results` (COCO format, the dataset's category ids) are there on the first process only; the rest is on all."""
+    """Scores and how they came about.
+
+    `results` (COCO format, the dataset's category ids) are there on the first process only; the rest is on all. `notes`
+    are worth a line to the user; `data` names the dataset where it is known.
+    """
 
     scores: CocoScores
     results: tuple[Result, ...]
     seconds: float
     notes: tuple[str, ...] = ()
+    data: str = ""
 
 
 def evaluate(
@@ -96,7 +101,7 @@ def evaluate_checkpoint(
             device=where,
             processes=processes,
         )
-        return evaluate(
+        done = evaluate(
             learner_from(checkpoint, trust=trust).to(where),
             loader,
             part.ground_truth,
@@ -107,6 +112,9 @@ def evaluate_checkpoint(
             processes=processes,
             on_progress=lambda done: on_progress(min(done * processes.world, part.images), part.images),
         )
+    unread = part.images - done.scores.images
+    lost = (f"{unread} images could not be read and are left out of the scores",) if unread else ()
+    return replace(done, notes=done.notes + lost, data=recipe.data.root or "the recipe's data")
 
 
 def _score_once(
