@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from detrctl.recipe.document import FieldPath, show
+from detrctl.recipe.document import FieldPath
 from detrctl.recipe.locate import closest
 from detrctl.recipe.schema import Recipe
 
@@ -196,11 +196,16 @@ def _text(node: Node) -> str:
 def _number(noun: str) -> Callable[[Node], str]:
     def words(node: Node) -> str:
         if "minimum" in node and "maximum" in node:
-            return f"{noun} from {show(node['minimum'])} to {show(node['maximum'])}"
-        bounds = " and ".join(f"{word} {show(node[key])}" for key, word in _BOUNDS if key in node)
-        return f"{noun}{' of' if bounds.startswith('at') else ''} {bounds}".strip()
+            return f"{noun} from {_bound(node['minimum'])} to {_bound(node['maximum'])}"
+        said = " and ".join(f"{word} {_bound(node[key])}" for key, word in _BOUNDS if key in node)
+        return f"{noun}{' of' if said.startswith('at') else ''} {said}".strip()
 
     return words
+
+
+def _bound(bound: float) -> str:
+    """0.0 and 0 are the same bound; pydantic's versions differ in what they state."""
+    return str(int(bound) if bound == int(bound) else bound)
 
 
 _BOUNDS = (

@@ -1,9 +1,12 @@
+import random
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 from detrctl.errors import DetrctlError, RecipeError
+from detrctl.recipe.fields import all_fields
 from detrctl.recipe.load import load_recipe
 
 
@@ -211,3 +214,30 @@ def test_recipes_load_without_torch():
         "print(sorted({'torch', 'torchvision', 'numpy', 'scipy', 'matplotlib', 'rich'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_no_recipe_ends_in_a_traceback(write):
+    """Fields and odd values thrown together at random; a seed whose recipes all load would test nothing."""
+    draw = random.Random(5)
+    paths = [info.path for info in all_fields()]
+    odd = [None, True, -1, 3, 0.5, 1e999, 10**30, "", "x", "1e-4", [], [3, 2], ["a"], {}, {"a": 1}, {"images": 1}]
+    loaded, refused = 0, 0
+    for _ in range(150):
+        document = {"extends": draw.choice(["detr_r50", "my.yaml", 3, None])} if draw.random() < 0.3 else {}
+        for _ in range(draw.randint(0, 4)):
+            *sections, name = draw.choice(paths).split(".")
+            section = document
+            for part in sections:
+                section[part] = section.get(part) if isinstance(section.get(part), dict) else {}
+                section = section[part]
+            section[name + ("x" if draw.random() < 0.1 else "")] = draw.choice(odd)
+        try:
+            load_recipe(
+                write(yaml.safe_dump(document)), [f"{draw.choice(paths)}={draw.choice(['1', '[', 'x: y', '{}'])}"]
+            )
+            loaded += 1
+        except DetrctlError as error:
+            assert all(len(line) < 600 for line in str(error).splitlines())
+            refused += 1
+    assert loaded >= 3
+    assert refused >= 100
