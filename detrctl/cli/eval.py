@@ -121,7 +121,7 @@ def _of_file(predictions: Path, annotations: Path, *, max_dets: int | None) -> t
     from detrctl.evaluation.results import matched_by_file_name, read_results
 
     truths = GroundTruth.from_file(annotations)
-    results = matched_by_file_name(read_results(predictions), truths)
+    results = matched_by_file_name(read_results(predictions), truths, source=str(predictions))
     scores = score(truths, results, max_dets=max_dets or 100, source=str(predictions))
     if truths.left_out:
         render.warn(f"{annotations}: {truths.left_out} annotations left out (no usable box, unknown image or category)")

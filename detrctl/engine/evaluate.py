@@ -102,7 +102,7 @@ def evaluate_checkpoint(
             processes=processes,
         )
         done = evaluate(
-            learner_from(checkpoint, trust=trust).to(where),
+            on_device(learner_from(checkpoint, trust=trust), where),
             loader,
             part.ground_truth,
             checkpoint.categories,
@@ -123,6 +123,12 @@ def _score_once(
     """The first process counts, the others wait for what it says."""
     scores = score(ground_truth, results, max_dets=max_dets) if processes.first else None
     return cast(CocoScores, processes.from_first(scores))
+
+
+def on_device(learner: Learner, device: torch.device) -> Learner:
+    """In the memory format that training uses: faster convolutions, and the same scores to the last digit."""
+    learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return learner
 
 
 @torch.no_grad()

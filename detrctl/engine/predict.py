@@ -21,7 +21,7 @@ from detrctl.engine.build import learner_from, transform
 from detrctl.engine.checkpoint import find_checkpoint
 from detrctl.engine.checkpoint import load as load_checkpoint
 from detrctl.engine.distributed import choose_device
-from detrctl.engine.evaluate import detect_all
+from detrctl.engine.evaluate import detect_all, on_device
 from detrctl.errors import DataError, DetrctlError
 from detrctl.evaluation.drawing import Mark, class_colour, draw
 from detrctl.families.learner import Learner
@@ -83,7 +83,7 @@ class Predictor:
     def __init__(self, learner: Learner, *, recipe: Recipe, categories: Categories, device: torch.device):
         self.categories = categories
         self.recipe = recipe
-        self._learner = learner.to(device).eval()
+        self._learner = on_device(learner, device).eval()
         self._device = device
         self._transform = transform(recipe, augment=False)
 
@@ -117,7 +117,8 @@ class Predictor:
         return to_sample(self._transform(make_record(pixels, *nothing)), i, (height, width))
 
     def _detect(self, batch: Batch) -> Iterator[tuple[Detections, tuple[int, int]]]:
-        for images, detections in detect_all(self._learner, [batch], device=self._device):
+        precision = self.recipe.train.precision  # as the evaluations of its training
+        for images, detections in detect_all(self._learner, [batch], device=self._device, precision=precision):
             for found, (height, width) in zip(detections, images.original_sizes_hw.tolist(), strict=True):
                 yield _on_cpu(found), (height, width)
 

@@ -4,8 +4,7 @@ One entry a detection: `image_id`, `category_id` (the dataset's own ids), `bbox`
 `score`. No torch is imported here.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -85,18 +84,36 @@ def check_known(results: Sequence[Result], ground_truth: GroundTruth, *, source:
         raise DataError(f"{source}: entry {i}: {unknown} is not in the annotations; are they of another dataset?")
 
 
-def matched_by_file_name(results: Sequence[Result], ground_truth: GroundTruth) -> list[Result]:
+def matched_by_file_name(
+    results: Sequence[Result], ground_truth: GroundTruth, *, source: str = "results"
+) -> list[Result]:
     """Results that carry a `file_name` get the image id that the annotations give to that file.
 
     Pictures outside a dataset have no COCO id, so `predict` numbers them; by the name they can be scored all the same.
-    Names are compared without folders. Results without a name, or with one that is not listed once, stay as they are.
+    Folders count only where the bare name is listed twice. Raises DataError where the annotations name their files, but
+    not this one: its number would be that of some other image.
     """
-    names = [PurePath(name).name for name in ground_truth.file_names]
-    count = Counter(names)
-    ids = {name: int(i) for name, i in zip(names, ground_truth.image_ids, strict=True) if count[name] == 1}
-    return [
-        {**result, "image_id": ids.get(PurePath(str(result["file_name"])).name, result["image_id"])}
-        if "file_name" in result
-        else result
-        for result in results
-    ]
+    listed: dict[str, list[tuple[tuple[str, ...], int]]] = {}
+    for name, image_id in zip(ground_truth.file_names, ground_truth.image_ids.tolist(), strict=True):
+        if name:
+            listed.setdefault(PurePath(name).name, []).append((PurePath(name).parts, image_id))
+    if not listed:
+        return list(results)
+    matched = []
+    for i, result in enumerate(results):
+        if "file_name" not in result:
+            matched.append(result)
+            continue
+        ids = _ids_of(PurePath(str(result["file_name"])), listed)
+        if len(ids) != 1:
+            how_often = "more than once" if ids else "not"
+            raise DataError(f"{source}: entry {i}: file {result['file_name']!r} is {how_often} in the annotations")
+        matched.append({**result, "image_id": ids[0]})
+    return matched
+
+
+def _ids_of(file: PurePath, listed: Mapping[str, Sequence[tuple[tuple[str, ...], int]]]) -> list[int]:
+    """Images of the file's name; of several, those whose folders are the file's too."""
+    candidates = listed.get(file.name, [])
+    exact = [image_id for parts, image_id in candidates if file.parts[-len(parts) :] == parts]
+    return exact if len(exact) == 1 else [image_id for _, image_id in candidates]

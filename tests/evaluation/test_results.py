@@ -105,11 +105,29 @@ def ground_truth(*names: str) -> GroundTruth:
     return GroundTruth.from_coco_dict({"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]})
 
 
+def matched(truths: GroundTruth, *names: str) -> list[int]:
+    entries = [{**GOOD, "file_name": name} for name in names]
+    return [entry["image_id"] for entry in matched_by_file_name(entries, truths, source="r.json")]
+
+
 def test_file_names_lead_to_the_image_ids_of_the_annotations():
     truths = ground_truth("train/a.jpg", "b.jpg", "one/twice.jpg", "two/twice.jpg")
-    names = ["elsewhere/b.jpg", "a.jpg", "twice.jpg", "unknown.jpg"]
-    entries = [{**GOOD, "file_name": name} for name in names]
-    assert [entry["image_id"] for entry in matched_by_file_name([*entries, GOOD], truths)] == [11, 10, 1, 1, 1]
+    assert matched(truths, "elsewhere/b.jpg", "a.jpg", "x/two/twice.jpg") == [11, 10, 13]
+    assert matched_by_file_name([GOOD], truths) == [GOOD]
+
+
+def test_files_that_the_annotations_do_not_name_once_are_an_error():
+    truths = ground_truth("a.jpg", "one/twice.jpg", "two/twice.jpg")
+    with pytest.raises(DataError) as error:
+        matched(truths, "a.jpg", "c.jpg")
+    assert str(error.value) == "r.json: entry 1: file 'c.jpg' is not in the annotations"
+    with pytest.raises(DataError) as error:
+        matched(truths, "twice.jpg")
+    assert str(error.value) == "r.json: entry 0: file 'twice.jpg' is more than once in the annotations"
+
+
+def test_annotations_without_file_names_leave_ids_as_they_are():
+    assert matched(ground_truth("", ""), "a.jpg") == [1]
 
 
 def test_results_are_read_and_scored_without_torch():
