@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detrctl.cli.sources import counted
 from detrctl.errors import DetrctlError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _of_checkpoint(
         )
     for note in done.notes:
         render.warn(note)
-    counts = f"{done.scores.images} images, {done.scores.truths} truths"
+    counts = f"{counted(done.scores.images, 'image')}, {counted(done.scores.truths, 'truth')}"
     render.say(f"{done.data}, split {split}: {counts}, {done.seconds:.1f} s")
     return {"checkpoint": str(path), "data": done.data, "split": split}, done.scores
 
@@ -124,10 +125,10 @@ def _of_file(predictions: Path, annotations: Path, *, max_dets: int | None) -> t
     results = matched_by_file_name(read_results(predictions), truths, source=str(predictions))
     scores = score(truths, results, max_dets=max_dets or 100, source=str(predictions))
     if truths.left_out:
-        render.warn(f"{annotations}: {truths.left_out} annotations left out (no usable box, unknown image or category)")
-    render.say(
-        f"{predictions}: {len(results)} detections; {annotations}: {scores.images} images, {scores.truths} truths"
-    )
+        why = "no usable box, unknown image or category"
+        render.warn(f"{annotations}: {counted(truths.left_out, 'annotation')} left out ({why})")
+    counts = f"{counted(scores.images, 'image')}, {counted(scores.truths, 'truth')}"
+    render.say(f"{predictions}: {counted(len(results), 'detection')}; {annotations}: {counts}")
     return {"predictions": str(predictions), "annotations": str(annotations)}, scores
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrctl.cli.sources import find_images, fresh_folder, image_ids
+from detrctl.cli.sources import counted, find_images, fresh_folder, image_ids
 
 if TYPE_CHECKING:
     from detrctl.engine.predict import ImageResult
@@ -88,7 +88,10 @@ class Tally:
     def lines(self) -> list[str]:
         """Counts of each class, most frequent first; where nothing was found, what score would have shown something."""
         found = ", ".join(f"{count} {name}" for name, count in self._classes.most_common())
-        line = f"{self.images} images, {self._classes.total()} detections with score {self._least:.2f} or more"
+        line = (
+            f"{counted(self.images, 'image')}, {counted(self._classes.total(), 'detection')} "
+            f"with score {self._least:.2f} or more"
+        )
         if found or not self.images:
             return [f"{line}: {found}" if found else line]
         return [

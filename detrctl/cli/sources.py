@@ -72,3 +72,8 @@ def _numbered(path: Path) -> Iterator[Path]:
     yield path
     for n in itertools.count(2):
         yield path.with_name(f"{path.name}-{n}")
+
+
+def counted(n: int, thing: str) -> str:
+    """1 image, 2 images"""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"

@@ -113,7 +113,7 @@ def evaluate_checkpoint(
             on_progress=lambda done: on_progress(min(done * processes.world, part.images), part.images),
         )
     unread = part.images - done.scores.images
-    lost = (f"{unread} images could not be read and are left out of the scores",) if unread else ()
+    lost = (f"{unread} of {part.images} images could not be read and are left out of the scores",) if unread else ()
     return replace(done, notes=done.notes + lost, data=recipe.data.root or "the recipe's data")
 
 

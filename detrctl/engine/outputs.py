@@ -48,7 +48,7 @@ class PredictionFolder:
     def finish(self, *, as_csv: bool = False) -> str:
         """Writes the tables and says, in one line, what lies in the folder."""
         tables = [self._write_json()] + ([self._write_csv()] if as_csv else [])
-        pictures = [f"{len(self._taken)} pictures"] if self._pictures else []
+        pictures = [f"{len(self._taken)} picture{'' if len(self._taken) == 1 else 's'}"] if self._pictures else []
         return f"{self.path}: {', '.join(pictures + tables)}"
 
     def _write_json(self) -> str:

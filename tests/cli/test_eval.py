@@ -76,7 +76,7 @@ TRUTHS = {
     "annotations": [{"image_id": i, "category_id": k, "bbox": BOX} for i, k in ((1, 1), (2, 1), (2, 3))],
 }
 REPORT = """\
-r.json: 1 detections; gt.json: 2 images, 3 truths
+r.json: 1 detection; gt.json: 2 images, 3 truths
 
 score                   meaning
 AP               0.252  mean over IoU 0.50 to 0.95
@@ -124,7 +124,7 @@ def test_annotations_that_cannot_be_scored_are_told(tmp_path: Path, monkeypatch,
     spoilt = {**TRUTHS, "annotations": [*TRUTHS["annotations"], {"image_id": 1, "category_id": 1}]}
     assert score_files(tmp_path, monkeypatch, [], spoilt) == 0
     assert capsys.readouterr().err == (
-        "warning: gt.json: 1 annotations left out (no usable box, unknown image or category)\n"
+        "warning: gt.json: 1 annotation left out (no usable box, unknown image or category)\n"
     )
 
 
