@@ -8,13 +8,19 @@ from detrctl.engine import events
 from detrctl.errors import DetrctlError
 
 
+def require_tensorboard() -> None:
+    """Before the work, not after it."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise DetrctlError("train.tensorboard: the tensorboard package is missing; pip install tensorboard") from None
+
+
 @contextlib.contextmanager
 def with_tensorboard(run: Path, on_event: events.OnEvent) -> Iterator[events.OnEvent]:
     """A listener that writes scalars under `run` and passes every event on."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise DetrctlError("train.tensorboard: the tensorboard package is missing; pip install tensorboard") from None
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
     step = 0
 

@@ -6,7 +6,7 @@ Every collective is called on every process at the same point of the program, wh
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -121,6 +121,21 @@ def _a_process_may_be_gone() -> Iterator[None]:
         yield
     except RuntimeError as error:  # gloo and nccl say in many ways that the connection is closed
         raise DetrctlError("another process of this run has ended; its own message says why") from error
+
+
+def on_first(processes: Processes, make: Callable[[], T]) -> T:
+    """What the first process makes, on all of them; a mistake of the user's is raised on all of them."""
+    made: list[T] = []
+    error: DetrctlError | None = None
+    if processes.first:
+        try:
+            made = [make()]
+        except DetrctlError as raised:
+            error = raised
+    made, error = processes.from_first((made, error))
+    if error is not None:
+        raise error
+    return made[0]
 
 
 def choose_device(name: str) -> torch.device:

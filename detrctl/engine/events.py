@@ -59,12 +59,13 @@ class WeightsTaken:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimizer step. `epoch` counts from 1, `step` within the epoch from 1, `total_steps` from the run's start."""
+    """One optimizer step: `epoch` and its `step` count from 1, `total_steps` and `seconds` from the run's start."""
 
     epoch: int
     step: int
     steps: int
     total_steps: int
+    seconds: float
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ class Journal:
         else:
             self._norm = outcome.gradient_norm
         epoch, step = divmod(self._standing.step - 1, self._steps)
-        self.say(events.StepDone(epoch + 1, step + 1, self._steps, self._standing.step))
+        now = self._standing
+        self.say(events.StepDone(epoch + 1, step + 1, self._steps, now.step, now.seconds))
 
     def _skipped(self, skip: Skip) -> None:
         standing = self._standing

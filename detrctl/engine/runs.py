@@ -54,6 +54,12 @@ class RunFolder:
     def plots(self) -> Path:
         return self.path / "plots"
 
+    def open(self, recipe: Recipe, step: int, versions: Mapping[str, Any]) -> None:
+        """Before the first step, or the first one after `step`, which a resumed run goes on from."""
+        self.write_recipe(recipe)
+        self.write_json("environment.json", versions)
+        self.forget_after(step)
+
     def write_recipe(self, recipe: Recipe) -> None:
         self.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
 

@@ -15,7 +15,10 @@ SECONDS = 90
 """After which a child is given up: a hang is a failure, not a wait."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.engine.children", "detrctl.engine.train", "tests.engine.tiny"])
+_PRELOADED = ["tests.engine.children", "tests.engine.tiny", "detrctl.engine.train", "detrctl.cli.app"]
+_context.set_forkserver_preload(_PRELOADED)
+    ["tests.engine.children", "detrctl.engine.train", "detrctl.cli.app", "tests.engine.tiny"]
+)
 
 
 def start(function: Callable[..., Any], *arguments: Any, output: Path, **environment: str) -> BaseProcess:
@@ -28,6 +31,7 @@ def start(function: Callable[..., Any], *arguments: Any, output: Path, **environ
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], output: Path, environment: dict[str, str]) -> None:
     import torch
 
+    os.setsid()  # a group of its own, as a terminal gives to a command
     os.environ.update(environment)
     torch.set_num_threads(1)
     with output.open("w") as file:

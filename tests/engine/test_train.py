@@ -3,18 +3,21 @@
 import itertools
 import json
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from detrctl.data.dataset import DetectionDataset
 from detrctl.engine import events, loop
 from detrctl.engine.checkpoint import Checkpoint, load, save
-from detrctl.engine.evaluate import evaluate_checkpoint
+from detrctl.engine.evaluate import evaluate, evaluate_checkpoint
 from detrctl.engine.interrupt import Interrupted
 from detrctl.engine.train import TrainResult, train
 from detrctl.errors import CheckpointError, DataError, DetrctlError, NonFiniteError
@@ -195,20 +198,44 @@ def test_without_validation_labels_training_goes_on_and_says_so(tmp_path: Path) 
     result = train(setting, out=tmp_path / "run", device="cpu", on_event=heard.append)
     assert result.scores is None
     assert result.checkpoint == tmp_path / "run" / "checkpoints" / "last.pt"
-    assert [event.message for event in heard if isinstance(event, events.Warned)] == [
-        "there is no labelled validation split: nothing is evaluated, and only the last weights are kept"
-    ]
+    said = [event.message for event in heard if isinstance(event, events.Warned)]
+    assert said[-1] == "there is no labelled validation split: nothing is evaluated, and only the last weights are kept"
 
 
 def test_more_objects_than_queries_are_counted_and_said_once(root: Path, tmp_path: Path) -> None:
     heard: list[events.Event] = []
     train(tiny.recipe(root, model={"queries": 1}), out=tmp_path / "run", device="cpu", on_event=heard.append)
-    said = [event.message for event in heard if isinstance(event, events.Warned)]
+    said = [event.message for event in heard if isinstance(event, events.Warned) and "queries" in event.message]
     assert len(said) == 1
     assert said[0].endswith(
         "has 2 objects, but the model has 1 queries: those beyond are not learnt; raise model.queries"
     )
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["images_with_more_objects_than_queries"] == 6
+
+
+def test_each_epoch_has_an_augmentation_of_its_own(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_for: list[tuple[int, int]] = []
+    plain = DetectionDataset.__getitem__
+
+    def noted(self: DetectionDataset, i: int) -> Any:
+        set_for.append((int(self._epoch), i))
+        return plain(self, i)
+
+    monkeypatch.setattr(DetectionDataset, "__getitem__", noted)
+    train(tiny.recipe(tiny.dataset(tmp_path / "data", val=0), epochs=2), out=tmp_path / "run", device="cpu")
+    assert sorted(set_for) == [(epoch, i) for epoch in (0, 1) for i in range(8)]
+
+
+def test_what_an_evaluation_draws_does_not_change_training(
+    straight: TrainResult, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawing(*arguments: Any, **options: Any) -> Any:
+        torch.rand(7), random.random(), np.random.rand()
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(loop, "evaluate", drawing)
+    again = train(everything(root), out=tmp_path / "run", device="cpu")
+    assert logged(again.run) == logged(straight.run)
 
 
 # ---- going on ----
@@ -269,7 +296,7 @@ def test_resuming_what_cannot_be_resumed_is_one_line(straight: TrainResult, root
             f"--resume {run}: the recipe's model is not the one that was saved",
         ),
         ({"out": tmp_path}, "--resume goes on with a run as it is: leave --out away"),
-        ({"recipe": "detr_r50"}, "--resume goes on with a run as it is: leave a recipe away"),
+        ({"recipe": "detr_r50"}, "--resume goes on with a run as it is: leave the recipe away"),
     ]:
         with pytest.raises(DetrctlError) as caught:
             train(resume=run, device="cpu", **arguments)  # type: ignore[arg-type]
@@ -406,3 +433,16 @@ def test_validation_classes_that_do_not_fit_are_found_before_training(tmp_path: 
     with pytest.raises(DataError, match="do not match"):
         train(tiny.recipe(tmp_path / "data"), out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_few_images_are_doubted_unless_the_recipe_is_made_for_them(root: Path, tmp_path: Path) -> None:
+    doubt = (
+        "8 images are few to train a transformer from scratch: start from a checkpoint (--init-from), "
+        "or take the recipe small_data"
+    )
+    backbone = {"name": "tests.engine.tiny:TinyBackbone", "norm": "batch"}
+    for model, expected in [({}, [doubt]), ({"backbone": backbone}, [])]:
+        heard: list[events.Event] = []
+        setting = tiny.recipe(root, model=model, epochs=1)
+        train(setting, out=tmp_path / f"run-{len(expected)}", device="cpu", on_event=heard.append)
+        assert [event.message for event in heard if isinstance(event, events.Warned)] == expected

@@ -1,0 +1,205 @@
+"""What `detrctl train` shows of a run: lines that stay, and one that changes."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from detrctl.cli.render import Live, say, warn
+
+if TYPE_CHECKING:
+    from detrctl.engine import events
+    from detrctl.engine.dry_run import DryRun
+
+ROWS_SHOWN = 12
+
+
+class Telling:
+    """Listens to a training. On a terminal there is a bar with what changes all the time, piped there is not."""
+
+    def __init__(self, shown: Live):
+        self._shown = shown
+        self._done = self._total = 0
+        self._seconds: float | None = None
+        self._measured = ""
+
+    def __call__(self, event: "events.Event") -> None:
+        heard = getattr(self, f"on_{type(event).__name__}", None)
+        if heard is not None:
+            heard(event)
+
+    def on_RunStarted(self, event: "events.RunStarted") -> None:
+        self._total = event.epochs * event.steps_per_epoch
+        if event.max_minutes is not None:
+            self._seconds = 60 * event.max_minutes
+            self._total = round(self._seconds)
+        lines(opening(event))
+
+    def on_Warned(self, event: "events.Warned") -> None:
+        warn(event.message)
+
+    def on_WeightsTaken(self, event: "events.WeightsTaken") -> None:
+        lines(weights_taken(event))
+
+    def on_StepDone(self, event: "events.StepDone") -> None:
+        # Under a time limit the bar counts seconds: hardly any of the epochs may ever come.
+        self._done = event.total_steps if self._seconds is None else round(event.seconds)
+        text = f"epoch {event.epoch} step {event.step}/{event.steps}"
+        self._shown.bar(self._done, self._total, f"{text}  {self._measured}".rstrip())
+
+    def on_StepsLogged(self, event: "events.StepsLogged") -> None:
+        self._measured = "  ".join(
+            [
+                f"{event.images_per_second:.1f} images/s",
+                loss_text(event.loss, event.losses),
+                f"lr {main_rate(event.rates):.1e}",
+                *([] if event.memory_mb is None else [memory(event.memory_mb)]),
+            ]
+        )
+
+    def on_StepSkipped(self, event: "events.StepSkipped") -> None:
+        warn(f"step {event.total_steps} skipped: {event.reason}")
+
+    def on_EvaluationProgress(self, event: "events.EvaluationProgress") -> None:
+        self._shown.bar(self._done, self._total, f"evaluating {min(event.done, event.images)}/{event.images} images")
+
+    def on_EpochDone(self, event: "events.EpochDone") -> None:
+        lines([epoch_line(event)])
+
+    def on_RunEnded(self, event: "events.RunEnded") -> None:
+        lines(closing(event))
+
+
+def lines(texts: Iterable[str]) -> None:
+    """Whoever follows a piped log sees them at once."""
+    for text in texts:
+        say(text)
+    sys.stdout.flush()
+
+
+# ---- before ----
+
+
+def opening(event: "events.RunStarted") -> Iterator[str]:
+    """What is trained on what, and what will happen."""
+    for split in event.splits:
+        totals, *found = split.lines
+        yield f"{split.name}: {totals}"
+        yield from (f"  {line}" for line in found)
+    yield f"classes: {shortened(event.classes)}"
+    groups = ", ".join(f"{name} {millions(n)} at {event.rates[name]:.1e}" for name, n in event.parameters.items())
+    yield f"model: {millions(event.parameters_total)} parameters; trained: {groups}"
+    yield f"run folder: {event.run}"
+    if event.resumed_at_step is not None:
+        yield f"going on after step {event.resumed_at_step}"
+    where = f"{event.device}, {event.precision}"
+    if event.device == "cpu":
+        where += f", {many(event.threads, 'thread')}"
+    if event.processes > 1:
+        where += f", {event.processes} processes"
+    limit = "" if event.max_minutes is None else f", at most {event.max_minutes:g} min"
+    yield (
+        f"training: {many(event.epochs, 'epoch')} of {many(event.steps_per_epoch, 'step')} of "
+        f"{many(event.batch_size, 'image')}{limit}, "
+        f"on {where}; Ctrl-C saves and stops"
+    )
+
+
+def weights_taken(event: "events.WeightsTaken") -> Iterator[str]:
+    """The totals, and every tensor that was not simply loaded."""
+    yield f"weights from {event.source}: {event.summary}"
+    rest = [row for row in event.rows if row[1] != "loaded"]
+    yield from (f"  {kind}: {name}" + (f" ({detail})" if detail else "") for name, kind, detail in rest[:ROWS_SHOWN])
+    if len(rest) > ROWS_SHOWN:
+        yield f"  ... and {len(rest) - ROWS_SHOWN} more"
+
+
+# ---- while it goes on ----
+
+
+def epoch_line(event: "events.EpochDone") -> str:
+    """`epoch 3/50  loss 4.123 (class 0.51 l1 0.08 giou 0.62)  AP 0.123  AP50 0.321  best AP 0.130  ...`"""
+    parts = [f"epoch {event.epoch}/{event.epochs}", loss_text(event.loss, event.losses)]
+    if event.scores is not None:
+        parts += [f"{name} {score(event.scores.get(name))}" for name in ("AP", "AP50")]
+        parts += [f"best AP {score(event.best)}"]
+    parts += [f"lr {main_rate(event.rates):.1e}", f"{event.images_per_second:.1f} images/s"]
+    parts += [] if event.memory_mb is None else [memory(event.memory_mb)]
+    parts += [f"{duration(60 * event.minutes)} done, {duration(event.seconds_left)} left"]
+    return "  ".join(parts)
+
+
+def loss_text(loss: float, losses: Mapping[str, float]) -> str:
+    """The total, and the terms of the decoder layer that gives the answer."""
+    layers = [int(name.split(".")[1]) for name in losses if name.startswith("decoder.")]
+    if not layers:
+        return f"loss {loss:.3f}"
+    last = f"decoder.{max(layers)}."
+    terms = {name.removeprefix(last): value for name, value in losses.items() if name.startswith(last)}
+    said = " ".join(f"{name} {value:.2f}" for name, value in terms.items() if not name.endswith("_error"))
+    return f"loss {loss:.3f} ({said})"
+
+
+def main_rate(rates: Mapping[str, float]) -> float:
+    return rates.get("transformer", max(rates.values(), default=0.0))
+
+
+# ---- afterwards ----
+
+
+def closing(event: "events.RunEnded") -> Iterator[str]:
+    why = {
+        "epochs": "all epochs are done",
+        "time": "the time is used up",
+        "patience": "no better AP for as long as train.patience allows",
+    }[event.ended_by]
+    yield (
+        f"{why}: {many(event.epochs, 'epoch')}, {event.images_seen} images in {duration(60 * event.minutes)}"
+        + (f", {event.skipped_steps} steps skipped" if event.skipped_steps else "")
+    )
+    if event.best_scores is not None and event.best_epoch is not None:
+        numbers = "  ".join(f"{name} {score(event.best_scores.get(name))}" for name in ("AP", "AP50", "AP75"))
+        yield f"best, after epoch {event.best_epoch:.4g}: {numbers}"
+    yield f"checkpoint: {event.checkpoint}"
+    yield f"next: detrctl eval --ckpt {event.run}, detrctl predict IMAGES --ckpt {event.run}"
+
+
+def dry_run_lines(tried: "DryRun") -> Iterator[str]:
+    height, width = tried.canvas_hw
+    micro = "" if tried.micro_batch == tried.images else f" in micro-batches of {tried.micro_batch}"
+    batch = f"{tried.images} images of {height} x {width}{micro}"
+    yield f"{millions(tried.parameters)} parameters; {batch}, on {tried.device}"
+    used = "" if tried.memory_mb is None else f", {memory(tried.memory_mb)} of memory at most"
+    epoch = duration(tried.seconds_per_step * tried.steps_per_epoch)
+    yield f"{tried.seconds_per_step:.2f} s a step{used}"
+    yield f"at most {epoch} for the {tried.steps_per_epoch} steps of an epoch, evaluation left aside"
+    yield "it fits; nothing was written"
+
+
+# ---- words ----
+
+
+def shortened(names: tuple[str, ...], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def many(count: float, noun: str) -> str:
+    return f"{count:.4g} {noun}{'s' * (count != 1)}" if count < 1e4 else f"{count:.0f} {noun}s"
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count / 1e3:.1f} k"
+
+
+def memory(mb: float) -> str:
+    return f"{mb / 1024:.1f} GB"
+
+
+def score(value: float | None) -> str:
+    return "no ground truth" if value is None else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """`4:05`, `1:02:03`"""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,93 @@
+"""`detrctl train`: a recipe becomes a run folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrctl.errors import DetrctlError
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a path; see `recipes list`.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Dataset folder, or `shapes`; default: the recipe's data.root.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New run folder; default: runs/<recipe>-<time>.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. train.lr=2e-4.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with this run folder exactly where it stopped.")
+    ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE_OR_RUN", help="Take weights only from a checkpoint, class rows by class name."),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    seed: Annotated[int | None, typer.Option(min=0, help="The same as --set train.seed=N.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only try the largest batch: does it fit, and how long is a step?")
+    ] = False,
+) -> None:
+    """Train a recipe on a dataset.
+
+    Ctrl-C saves and says how to go on. On several GPUs or CPUs: torchrun --nproc-per-node=N -m detrctl train ...
+    """
+    changes = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
+    if resume is None and recipe is None:
+        raise DetrctlError("which recipe? `detrctl recipes list` shows them; `--resume RUN` goes on with a run")
+    if dry_run:
+        if resume is not None:
+            raise DetrctlError("--dry-run tries a recipe: leave --resume away")
+        _try(recipe, changes, data, init_from, device)
+    else:
+        _train(recipe, changes, data=data, out=out, resume=resume, init_from=init_from, device=device)
+
+
+def _train(
+    recipe: str | None,
+    changes: list[str],
+    *,
+    data: str | None,
+    out: Path | None,
+    resume: Path | None,
+    init_from: Path | None,
+    device: str,
+) -> None:
+    from detrctl.cli import render
+    from detrctl.cli.progress import Telling
+    from detrctl.engine.interrupt import Interrupted
+    from detrctl.engine.train import train as train_recipe
+
+    try:
+        with render.live("training") as shown:
+            train_recipe(
+                recipe,
+                overrides=changes,
+                data=data,
+                out=out,
+                resume=resume,
+                init_from=init_from,
+                device=device,
+                on_event=Telling(shown),
+            )
+    except Interrupted as stop:
+        render.warn(str(stop))
+        raise typer.Exit(stop.exit_code) from None
+    except KeyboardInterrupt:
+        render.warn("stopped at once; what was saved last is in the run folder")
+        raise typer.Exit(130) from None
+
+
+def _try(recipe: str | None, changes: list[str], data: str | None, init_from: Path | None, device: str) -> None:
+    from detrctl.cli import render
+    from detrctl.cli.progress import dry_run_lines
+    from detrctl.engine.dry_run import dry_run
+
+    for line in dry_run_lines(dry_run(recipe, overrides=changes, data=data, init_from=init_from, device=device)):
+        render.say(line)
