@@ -17,8 +17,6 @@ SECONDS = 90
 _context = multiprocessing.get_context("forkserver")
 _PRELOADED = ["tests.engine.children", "tests.engine.tiny", "detrctl.engine.train", "detrctl.cli.app"]
 _context.set_forkserver_preload(_PRELOADED)
-    ["tests.engine.children", "detrctl.engine.train", "detrctl.cli.app", "tests.engine.tiny"]
-)
 
 
 def start(function: Callable[..., Any], *arguments: Any, output: Path, **environment: str) -> BaseProcess:
