@@ -24,7 +24,7 @@ from detrctl.parts import load_part
 from detrctl.recipe import schema
 
 POSITIONS = {
-    "sine": lambda position, width: SinePosition(width=width, temperature=position.temperature),
+    "sine": lambda position, width: SinePosition(width=width, temperature=position.temperature, cycles=position.cycles),
     "learned": lambda position, width: LearnedPosition(width=width),
 }
 

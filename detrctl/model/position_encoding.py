@@ -20,22 +20,23 @@ def sine_embedding(positions: Tensor, *, width: int, temperature: float) -> Tens
 
 
 class SinePosition(nn.Module):
-    """Rows and columns counted inside the image (padding does not count), scaled to 2 pi, half of the width each.
+    """Rows and columns counted inside the image (padding does not count), scaled to `cycles` turns, half the width each.
 
     `offset` moves the count before scaling: DETR counts 1..h (0), Deformable DETR takes cell centres (-0.5).
     Source: Carion et al. 2020, appendix A.4; the offset from Deformable DETR's code.
     """
 
-    def __init__(self, *, width: int, temperature: float = 10000.0, offset: float = 0.0):
+    def __init__(self, *, width: int, temperature: float = 10000.0, offset: float = 0.0, cycles: float = 1.0):
         super().__init__()
-        self.width, self.temperature, self.offset = width, temperature, offset
+        self.width, self.temperature, self.offset, self.cycles = width, temperature, offset, cycles
 
     def forward(self, is_padding: Tensor) -> Tensor:
         """(B, h, w) bool -> (B, D, h, w)"""
         inside = (~is_padding).float()
         rows, columns = inside.cumsum(1), inside.cumsum(2)
-        rows = (rows + self.offset) / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
-        columns = (columns + self.offset) / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
+        turns = 2 * math.pi * self.cycles
+        rows = (rows + self.offset) / (rows[:, -1:, :] + 1e-6) * turns
+        columns = (columns + self.offset) / (columns[:, :, -1:] + 1e-6) * turns
         halves = [sine_embedding(axis, width=self.width // 2, temperature=self.temperature) for axis in (rows, columns)]
         return torch.cat(halves, dim=-1).permute(0, 3, 1, 2)
 

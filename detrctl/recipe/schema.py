@@ -43,6 +43,9 @@ class PositionEncoding(Section):
 
     kind: Literal["sine", "learned"] = Field("sine", description="Fixed sines (published) or learned rows and columns.")
     temperature: float = Field(10000.0, gt=0, description="Base of the sines' wavelengths.")
+    cycles: float = Field(
+        1.0, gt=0, description="Turns of the fastest sine across the image (published: 1); more tell neighbours apart."
+    )
 
 
 class DetrModel(Section):

@@ -6,7 +6,7 @@ import torch
 from detrctl.model.position_encoding import LearnedPosition, SinePosition
 
 
-def by_loop(mask: torch.Tensor, width: int, temperature: float, offset: float) -> torch.Tensor:
+def by_loop(mask: torch.Tensor, width: int, temperature: float, offset: float, cycles: float) -> torch.Tensor:
     """Every number on its own, straight from the formula."""
     batch, rows, columns = mask.shape
     half = width // 2
@@ -19,20 +19,23 @@ def by_loop(mask: torch.Tensor, width: int, temperature: float, offset: float) -
                 all_y = sum(not mask[b, i, x] for i in range(rows))
                 all_x = sum(not mask[b, y, i] for i in range(columns))
                 for start, seen, total in ((0, seen_y, all_y), (half, seen_x, all_x)):
-                    place = (seen + offset) / (total + 1e-6) * 2 * math.pi
+                    place = (seen + offset) / (total + 1e-6) * 2 * math.pi * cycles
                     for i in range(half):
                         angle = place / temperature ** (2 * (i // 2) / half)
                         out[b, start + i, y, x] = math.sin(angle) if i % 2 == 0 else math.cos(angle)
     return out
 
 
-@pytest.mark.parametrize(("temperature", "offset"), [(10000.0, 0.0), (10000.0, -0.5), (20.0, 0.0)])
-def test_sines_equal_a_plain_loop_with_padding(temperature: float, offset: float) -> None:
+@pytest.mark.parametrize(
+    ("temperature", "offset", "cycles"),
+    [(10000.0, 0.0, 1.0), (10000.0, -0.5, 1.0), (20.0, 0.0, 1.0), (100.0, 0.0, 4.0)],
+)
+def test_sines_equal_a_plain_loop_with_padding(temperature: float, offset: float, cycles: float) -> None:
     mask = torch.zeros(2, 4, 5, dtype=torch.bool)
     mask[1, 3:] = True
     mask[1, :, 3:] = True
-    ours = SinePosition(width=16, temperature=temperature, offset=offset)(mask)
-    expected = by_loop(mask, 16, temperature, offset)
+    ours = SinePosition(width=16, temperature=temperature, offset=offset, cycles=cycles)(mask)
+    expected = by_loop(mask, 16, temperature, offset, cycles)
     inside = ~mask[:, None].expand_as(expected)
     torch.testing.assert_close(ours.double()[inside], expected[inside], rtol=1e-5, atol=1e-5)
 
