@@ -20,7 +20,7 @@ def sine_embedding(positions: Tensor, *, width: int, temperature: float) -> Tens
 
 
 class SinePosition(nn.Module):
-    """Rows and columns counted inside the image (padding does not count), scaled to `cycles` turns, half the width each.
+    """Rows and columns counted inside the image, padding aside, scaled to `cycles` turns, half the width each.
 
     `offset` moves the count before scaling: DETR counts 1..h (0), Deformable DETR takes cell centres (-0.5).
     Source: Carion et al. 2020, appendix A.4; the offset from Deformable DETR's code.
