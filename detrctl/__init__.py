@@ -11,8 +11,13 @@ The same work as the commands, from Python:
 Everything is imported when it is first asked for, so `import detrctl` does not load torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Before torch loads OpenMP, whose threads otherwise wait for each other by spinning: as soon as anything else runs on the
+# cores (a loader worker will do), detection on two of them took 20 times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from detrctl.engine.evaluate import Evaluation as Evaluation
