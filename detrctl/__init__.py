@@ -15,8 +15,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Before torch loads OpenMP, whose threads otherwise wait for each other by spinning: as soon as anything else ran on the
-# two cores (a loader worker will do), detection took 20 times as long.
+# Before torch loads OpenMP, whose threads otherwise wait for each other by spinning: as soon as anything else ran on
+# the two cores (a loader worker will do), detection took 20 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:

@@ -180,7 +180,7 @@ def test_events_tell_the_run_in_order(root: Path, tmp_path: Path) -> None:
     result = train(tiny.recipe(root, epochs=1), out=tmp_path / "run", device="cpu", on_event=heard.append)
     kinds = [name for name, _ in itertools.groupby(type(event).__name__ for event in heard)]
     assert kinds == [
-        *("RunStarted", "StepDone", "StepsLogged", "StepDone", "StepsLogged"),
+        *("RunStarted", "Warned", "StepDone", "StepsLogged", "StepDone", "StepsLogged"),
         *("EvaluationStarted", "EvaluationProgress", "EvaluationDone", "EpochDone", "CheckpointSaved", "RunEnded"),
     ]
     started, ended = heard[0], heard[-1]
