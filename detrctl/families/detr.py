@@ -16,9 +16,9 @@ from detrctl.model.detector import Detector
 from detrctl.model.encoder import DenseSelfAttention, Encoder, EncoderLayer
 from detrctl.model.heads import SharedHeads
 from detrctl.model.layers import MLP, FeedForward, PostNorm, PreNorm, init_transformer
-from detrctl.model.neck import Neck
+from detrctl.model.neck import Neck, PositionsApart, PositionsInValues
 from detrctl.model.position_encoding import LearnedPosition, SinePosition
-from detrctl.model.queries import LearnedSlots
+from detrctl.model.queries import LearnedSlots, LearnedSlotsWithContent
 from detrctl.model.references import AbsoluteBoxes
 from detrctl.parts import load_part
 from detrctl.recipe import schema
@@ -27,6 +27,9 @@ POSITIONS = {
     "sine": lambda position, width: SinePosition(width=width, temperature=position.temperature, cycles=position.cycles),
     "learned": lambda position, width: LearnedPosition(width=width),
 }
+
+PLACEMENTS = {"attention": PositionsApart, "values": PositionsInValues}
+SLOTS = {"zero": LearnedSlots, "learned": LearnedSlotsWithContent}
 
 
 def detr(model: schema.DetrModel, objective: schema.Objective, num_classes: int) -> Learner:
@@ -39,9 +42,10 @@ def detr(model: schema.DetrModel, objective: schema.Objective, num_classes: int)
         neck=Neck(
             projections=[nn.Conv2d(backbone.channels[0], model.width, kernel_size=1)],
             position=POSITIONS[model.position.kind](model.position, model.width),
+            placement=PLACEMENTS[model.position.added_to](),
         ),
         encoder=encoder,
-        queries=LearnedSlots(queries=model.queries, width=model.width),
+        queries=SLOTS[model.query_content](queries=model.queries, width=model.width),
         decoder=decoder,
     )
     return Learner(

@@ -46,6 +46,11 @@ class PositionEncoding(Section):
     cycles: float = Field(
         1.0, gt=0, description="Turns of the fastest sine across the image (published: 1); more tell neighbours apart."
     )
+    added_to: Literal["attention", "values"] = Field(
+        "attention",
+        description="Where positions enter: only queries and keys of attention (published), or once the tokens' values "
+        "too, so that what is attended to says where it was.",
+    )
 
 
 class DetrModel(Section):
@@ -66,6 +71,9 @@ class DetrModel(Section):
         False, description="Layer norm before attention and feed-forward (pre-norm) instead of after."
     )
     queries: int = Field(100, ge=1, le=10000, description="Object queries: the most objects that one image can get.")
+    query_content: Literal["zero", "learned"] = Field(
+        "zero", description="What a query's content starts from: zeros (published) or a learned vector of its own."
+    )
     class_head: PartName | None = Field(None, description="A class head of your own: `package.module:Name`.")
     box_head: PartName | None = Field(None, description="A box head of your own: `package.module:Name`.")
 

@@ -114,6 +114,17 @@ def test_queries_start_without_content() -> None:
     assert torch.equal(queries.position[0], network.queries.position.weight)
 
 
+def test_content_and_values_may_start_otherwise() -> None:
+    position = PositionEncoding(added_to="values")
+    network = build(TINY.model_copy(update={"position": position, "query_content": "learned"})).network
+    features = network.backbone(two_images())
+    placed, apart = network.neck(features), build().network.neck(features)
+    torch.testing.assert_close(placed.values, apart.values + apart.position)
+    queries = network.queries(placed)
+    assert torch.equal(queries.content[1], network.queries.content.weight)
+    assert torch.equal(queries.position[1], network.queries.position.weight)
+
+
 def test_a_prenorm_encoder_ends_with_a_norm_and_a_postnorm_one_does_not() -> None:
     assert isinstance(build().network.encoder.norm, nn.Identity)
     assert isinstance(build(TINY.model_copy(update={"norm_first": True})).network.encoder.norm, nn.LayerNorm)
