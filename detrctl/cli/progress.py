@@ -156,11 +156,16 @@ def closing(event: "events.RunEnded") -> Iterator[str]:
         f"{why}: {many(event.epochs, 'epoch')}, {event.images_seen} images in {duration(60 * event.minutes)}"
         + (f", {event.skipped_steps} steps skipped" if event.skipped_steps else "")
     )
+    if event.scores is not None:
+        yield f"at the end: {numbers(event.scores)}"
     if event.best_scores is not None and event.best_epoch is not None:
-        numbers = "  ".join(f"{name} {score(event.best_scores.get(name))}" for name in ("AP", "AP50", "AP75"))
-        yield f"best, after epoch {event.best_epoch:.4g}: {numbers}"
+        yield f"best, after epoch {event.best_epoch:.4g}: {numbers(event.best_scores)}"
     yield f"checkpoint: {event.checkpoint}"
     yield f"next: detrctl eval --ckpt {event.run}, detrctl predict IMAGES --ckpt {event.run}"
+
+
+def numbers(scores: Mapping[str, float | None]) -> str:
+    return "  ".join(f"{name} {score(scores.get(name))}" for name in ("AP", "AP50", "AP75"))
 
 
 def dry_run_lines(tried: "DryRun") -> Iterator[str]:

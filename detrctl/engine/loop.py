@@ -151,10 +151,10 @@ class Loop:
 
     @property
     def _evaluation_seconds(self) -> float:
-        """Of the last evaluation or, before the first, as if its images took as long as training's."""
+        """Of the last evaluation or, before the first, as if an image took half as long as in training."""
         if self.standing.evaluations or self._feed.val is None:
             return self.standing.evaluation_seconds
-        return self._pace.step * self._feed.val.images / self._train.batch_size
+        return 0.5 * self._pace.step * self._feed.val.images / self._train.batch_size
 
     def _seconds_left(self) -> float:
         steps = self._steps * self._train.epochs - self.standing.step

@@ -10,7 +10,7 @@ import torch
 from detrctl.engine import events
 from detrctl.engine.assemble import Assembly, assemble
 from detrctl.engine.board import with_tensorboard
-from detrctl.engine.distributed import Processes, choose_device, connected, on_first
+from detrctl.engine.distributed import Processes, choose_device, connected, emulates_bf16, on_first
 from detrctl.engine.journal import Journal
 from detrctl.engine.keeper import Keeper
 from detrctl.engine.loop import Feed, Loop
@@ -85,7 +85,7 @@ def _train(start: Start, device: torch.device, processes: Processes, on_event: e
         journal.say(_started(start, parts, keeper, standing))
         if parts.taken is not None:
             journal.say(parts.taken)
-        for note in (*start.notes, *notes, *_doubts(start, parts.feed)):
+        for note in (*start.notes, *notes, *_doubts(start, parts.feed, device)):
             journal.say(events.Warned(note))
         ended_by = Loop(parts.feed, keeper, standing, journal).run()
         result = _result(keeper.run, standing, ended_by)
@@ -93,14 +93,16 @@ def _train(start: Start, device: torch.device, processes: Processes, on_event: e
     return result
 
 
-def _doubts(start: Start, feed: Feed) -> Iterator[str]:
-    """What the images make doubtful about the recipe."""
+def _doubts(start: Start, feed: Feed, device: torch.device) -> Iterator[str]:
+    """What the images and the machine make doubtful about the recipe."""
     images, made_for_little = feed.train.images, start.recipe.model.backbone.norm == "batch"
     if start.init_from is None and start.resumed is None and images < FEW_IMAGES and not made_for_little:
         yield (
             f"{images} images are few to train a transformer from scratch: start from a checkpoint (--init-from), "
             "or take the recipe small_data"
         )
+    if start.recipe.train.precision == "bf16" and emulates_bf16(device):
+        yield "this CPU has no bf16 arithmetic, so that bf16 is slower than fp32: add --set train.precision=fp32"
     if feed.val is None:
         yield "there is no labelled validation split: nothing is evaluated, and only the last weights are kept"
 

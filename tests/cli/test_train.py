@@ -68,6 +68,7 @@ def test_a_piped_training_is_one_plain_line_an_epoch(folder: Path, capsys: pytes
             for n in (1, 2)
         ),
         r"all epochs are done: 2 epochs, 16 images in \d:\d\d",
+        r"at the end: AP [\d.]+  AP50 [\d.]+  AP75 [\d.]+",
         r"best, after epoch [12]: AP [\d.]+  AP50 [\d.]+  AP75 [\d.]+",
         rf"checkpoint: {out}/checkpoints/best\.pt",
         rf"next: detrctl eval --ckpt {out}, detrctl predict IMAGES --ckpt {out}",

@@ -16,7 +16,7 @@ from detrctl.data import dataset
 from detrctl.data.batch import Sample
 from detrctl.engine.build import TrainingOrder
 from detrctl.engine.checkpoint import load
-from detrctl.engine.distributed import Alone, choose_device, connected
+from detrctl.engine.distributed import Alone, choose_device, connected, emulates_bf16
 from detrctl.engine.interrupt import Interrupted
 from detrctl.engine.runs import RunFolder
 from detrctl.engine.train import train
@@ -213,6 +213,15 @@ def test_one_process_alone_keeps_what_it_has() -> None:
     assert alone.average_gradients([parameter], fine=True)
     assert not alone.average_gradients([parameter], fine=False)
     assert parameter.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_cpu_without_bf16_is_known_and_an_unknown_one_is_not_accused() -> None:
+    plain = {"architecture": "x86_64", "amx_bf16": False, "avx512_bf16": False}
+    assert emulates_bf16(CPU, plain)
+    assert not emulates_bf16(CPU, plain | {"amx_bf16": True})
+    assert not emulates_bf16(CPU, plain | {"avx512_bf16": True})
+    assert not emulates_bf16(CPU, {})
+    assert not emulates_bf16(torch.device("cuda"), plain)
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:
