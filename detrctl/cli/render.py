@@ -29,8 +29,12 @@ def _styled(text: str, style: str) -> None:
     if not sys.stderr.isatty():
         print(text, file=sys.stderr)
         return
-    console = _console(sys.stderr)
+    # Printing past a bar would break its line; its own console puts the text above it.
+    console = _consoles_of_bars[-1] if _consoles_of_bars else _console(sys.stderr)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+_consoles_of_bars: list[Any] = []
 
 
 def _console(file: TextIO) -> Any:
@@ -114,7 +118,11 @@ def live(label: str) -> Iterator[Live]:
         transient=True,
     )
     with shown:
-        yield _Bar(shown, label)
+        _consoles_of_bars.append(shown.console)
+        try:
+            yield _Bar(shown, label)
+        finally:
+            _consoles_of_bars.pop()
 
 
 @contextmanager

@@ -83,6 +83,17 @@ def test_a_terminal_shows_the_bar_below_the_lines(terminal):
     assert "training" in text
 
 
+def test_a_warning_stands_on_a_line_of_its_own_above_the_bar(terminal):
+    with terminal() as (_, err):
+        with render.live("training") as shown:
+            shown.bar(1, 4, "loss")
+            before = len(err.getvalue())
+            render.warn("odd")
+        assert err.getvalue()[before:].startswith("\r\x1b[2Kwarning: odd\n")
+        render.warn("later")
+        assert err.getvalue().endswith("warning: later\n")
+
+
 def test_lines_reach_a_piped_stdout_while_the_bar_is_on_the_terminal(terminal):
     piped = io.StringIO()
     with terminal() as (_, err), redirect_stdout(piped), render.progress("evaluating", "images") as heard:
