@@ -11,6 +11,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 SECONDS = 90
 """After which a child is given up: a hang is a failure, not a wait."""
 
@@ -20,18 +22,23 @@ _context.set_forkserver_preload(_PRELOADED)
 
 
 def start(function: Callable[..., Any], *arguments: Any, output: Path, **environment: str) -> BaseProcess:
-    """Call `function(*arguments)` in a new process; stdout and stderr go to the file `output`."""
-    child = _context.Process(target=_call, args=(function, arguments, output, environment), daemon=False)
+    """Call `function(*arguments)` in a new process with as many threads; stdout and stderr go to the file `output`."""
+    threads = torch.get_num_threads()  # sums depend on it, and so do comparisons bit by bit
+    child = _context.Process(target=_call, args=(function, arguments, output, environment, threads), daemon=False)
     child.start()
     return child
 
 
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...], output: Path, environment: dict[str, str]) -> None:
-    import torch
-
+def _call(
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    output: Path,
+    environment: dict[str, str],
+    threads: int,
+) -> None:
     os.setsid()  # a group of its own, as a terminal gives to a command
     os.environ.update(environment)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -23,6 +23,7 @@ from detrctl.engine.train import TrainResult, train
 from detrctl.errors import CheckpointError, DataError, DetrctlError, NonFiniteError
 from detrctl.recipe.schema import Recipe
 from tests.engine import tiny
+from tests.engine.children import finish, start
 
 RANDOM = {"dropout": 0.1, "backbone": {"name": "tests.engine.tiny:TinyBackbone", "options": {"norm": True}}}
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -274,6 +275,26 @@ def test_an_interrupted_run_goes_on_bit_by_bit(
     assert same(lasting(load(run / "checkpoints/last.pt")), lasting(load(straight.run / "checkpoints/last.pt")))
     assert logged(run) == logged(straight.run)
     assert resumed.best_scores == straight.best_scores
+
+
+def killed_child(root: Path, run: Path) -> None:
+    def kill(event: events.Event) -> None:
+        if isinstance(event, events.StepsLogged) and event.total_steps == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(everything(root), out=run, device="cpu", on_event=kill)
+
+
+def test_a_run_that_was_killed_goes_on_from_the_last_epoch_bit_by_bit(
+    straight: TrainResult, root: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    child = start(killed_child, root, run, output=tmp_path / "said.txt")
+    assert finish(child) == -signal.SIGKILL
+    assert [row["step"] for row in logged(run) if row["kind"] == "train"] == [1, 2, 3, 4, 5]
+    train(resume=run, device="cpu")
+    assert same(load(run / "checkpoints/last.pt").weights, load(straight.run / "checkpoints/last.pt").weights)
+    assert logged(run) == logged(straight.run)
 
 
 def test_signals_are_the_callers_again_afterwards(root: Path, tmp_path: Path) -> None:
