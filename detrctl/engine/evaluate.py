@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from detrctl.engine.build import build_data, evaluation_loader, learner_from, with_data
+from detrctl.engine.build import build_data, evaluation_loader, learner_from, require_trust, with_data
 from detrctl.engine.checkpoint import find_checkpoint, load
 from detrctl.engine.distributed import Alone, Processes, choose_device, connected
 from detrctl.errors import DataError, NonFiniteError
@@ -91,6 +91,7 @@ def evaluate_checkpoint(
     """
     checkpoint = load(find_checkpoint(None if ckpt is None else Path(ckpt)))
     recipe, where = with_data(checkpoint.recipe, data), choose_device(device)
+    require_trust(recipe, trust=trust)  # a dataset class may be named in it, too
     part = build_data(recipe, split).first(limit)
     match_categories(checkpoint.categories, part.ground_truth)  # before the model is built, which takes longer
     with connected(where) as processes:

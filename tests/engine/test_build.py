@@ -19,8 +19,9 @@ from detrctl.engine.build import (
     training_order,
     with_data,
 )
-from detrctl.engine.checkpoint import Checkpoint
+from detrctl.engine.checkpoint import Checkpoint, save
 from detrctl.engine.distributed import Alone, Group
+from detrctl.engine.evaluate import evaluate_checkpoint
 from detrctl.errors import CheckpointError, DataError, DetrctlError
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Categories
@@ -200,6 +201,12 @@ def test_parts_named_by_a_checkpoint_are_imported_only_when_trusted() -> None:
     )
     learner = learner_from(found, trust=True)
     assert all(torch.equal(a, b) for a, b in zip(learner.network.state_dict().values(), found.weights.values()))
+
+
+def test_a_dataset_class_named_by_a_checkpoint_is_not_imported_by_evaluation_either(tmp_path: Path) -> None:
+    save(checkpoint(tiny.recipe(None, data={"dataset": "evil:Data"})), tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"^this checkpoint wants to import .*evil:Data, which can run any code"):
+        evaluate_checkpoint(tmp_path / "c.pt", device="cpu")
 
 
 def test_a_recipe_of_shipped_parts_needs_no_trust() -> None:
