@@ -80,7 +80,7 @@ def _train(
         render.warn(str(stop))
         raise typer.Exit(stop.exit_code) from None
     except KeyboardInterrupt:
-        render.warn("stopped at once; what was saved last is in the run folder")
+        render.warn("stopped at once; nothing more was saved")
         raise typer.Exit(130) from None
 
 

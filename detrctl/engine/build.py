@@ -1,7 +1,7 @@
 """A recipe becomes a learner and the data that it learns from."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -231,11 +231,6 @@ class TrainingOrder:
     def steps(self) -> int:
         """Optimizer steps in an epoch; a set smaller than one batch still gives one."""
         return max(1, self.images // self.batch_size)
-
-    def batch(self, step: int) -> Sequence[int]:
-        """All images of optimizer step `step` of the epoch, over all processes."""
-        permutation = np.random.default_rng([self.seed, self.epoch]).permutation(self.images)
-        return permutation[step * self.batch_size : (step + 1) * self.batch_size].tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
         permutation = np.random.default_rng([self.seed, self.epoch]).permutation(self.images).tolist()

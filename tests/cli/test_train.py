@@ -203,7 +203,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     assert child.is_alive()
     os.kill(child.pid or 0, signal.SIGINT)
     assert finish(child) == 130
-    assert said.read_text().splitlines()[-1] == ("warning: stopped at once; what was saved last is in the run folder")
+    assert said.read_text().splitlines()[-1] == ("warning: stopped at once; nothing more was saved")
 
 
 # ---- several processes ----
