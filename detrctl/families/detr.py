@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import nn
 
+from detrctl.errors import DetrctlError
 from detrctl.evaluation.postprocess import softmax_top_queries
 from detrctl.families.learner import Learner
 from detrctl.losses.classification import SoftmaxClassification
@@ -20,7 +22,7 @@ from detrctl.model.neck import Neck, PositionsApart, PositionsInValues
 from detrctl.model.position_encoding import LearnedPosition, SinePosition
 from detrctl.model.queries import LearnedSlots, LearnedSlotsWithContent
 from detrctl.model.references import AbsoluteBoxes
-from detrctl.parts import load_part
+from detrctl.parts import build_part
 from detrctl.recipe import schema
 
 POSITIONS = {
@@ -52,13 +54,14 @@ def detr(model: schema.DetrModel, objective: schema.Objective, num_classes: int)
         network=network,
         criterion=softmax_criterion(objective, num_classes=num_classes, queries=model.queries),
         post_process=softmax_top_queries,
+        class_rows=dict.fromkeys(class_rows(model, num_classes + 1), 1),
     )
 
 
 def build_backbone(backbone: schema.Backbone) -> Backbone:
     """The network that a recipe names, with its weights loaded."""
     if backbone.name not in RESNETS:
-        return Backbone(load_part(backbone.name, nn.Module)(**backbone.options))
+        return own_backbone(backbone)
     body = ResNet(
         name=backbone.name,
         norm=backbone.norm,
@@ -68,6 +71,13 @@ def build_backbone(backbone: schema.Backbone) -> Backbone:
     )
     if backbone.weights != "none":
         body.load_published(read_weights(backbone.weights, backbone.name))
+    return Backbone(body)
+
+
+def own_backbone(backbone: schema.Backbone) -> Backbone:
+    body = build_part(backbone.name, nn.Module, **backbone.options)
+    if not hasattr(body, "channels"):
+        raise DetrctlError(f"{backbone.name}: has no `channels`, the number of channels of the features that it gives")
     return Backbone(body)
 
 
@@ -101,13 +111,23 @@ def build_decoder(model: schema.DetrModel, num_classes: int) -> Decoder:
 
 def build_class_head(model: schema.DetrModel, outputs: int) -> nn.Module:
     if model.class_head:
-        return load_part(model.class_head, nn.Module)(model.width, outputs)
+        return build_part(model.class_head, nn.Module, model.width, outputs)
     return nn.Linear(model.width, outputs)
+
+
+def class_rows(model: schema.DetrModel, outputs: int) -> list[str]:
+    """The class head's tensors with one row per output: those that grow when the head gets one output more."""
+    with torch.device("meta"):  # shapes only: no memory, and no random number is drawn
+        shapes, larger = (
+            {name: value.shape for name, value in build_class_head(model, count).state_dict().items()}
+            for count in (outputs, outputs + 1)
+        )
+    return [f"decoder.heads.class_head.{name}" for name in shapes if shapes[name] != larger[name]]
 
 
 def build_box_head(model: schema.DetrModel) -> nn.Module:
     if model.box_head:
-        return load_part(model.box_head, nn.Module)(model.width)
+        return build_part(model.box_head, nn.Module, model.width)
     return MLP(width=model.width, outputs=4, depth=3)
 
 

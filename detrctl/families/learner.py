@@ -1,6 +1,6 @@
 """What training, evaluation and prediction see of a model. Every family gives one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,12 @@ class Learner(nn.Module):
     `network` holds every weight. A family that is no DETR gives a class with these same members.
     """
 
-    def __init__(self, *, network: Detector, criterion: Criterion, post_process: PostProcess):
+    def __init__(
+        self, *, network: Detector, criterion: Criterion, post_process: PostProcess, class_rows: Mapping[str, int]
+    ):
         super().__init__()
         self.network, self.criterion, self.post_process = network, criterion, post_process
+        self._class_rows = dict(class_rows)
 
     def counts(self, targets: Sequence[Targets]) -> Tensor:
         """What normalises the losses of these images, (N,) float64; see `Criterion.counts`."""
@@ -47,4 +50,4 @@ class Learner(nn.Module):
 
     def class_rows(self) -> dict[str, int]:
         """The parameters with one row per class, and how many rows each has beyond them (softmax: no-object)."""
-        return {f"decoder.heads.class_head.{name}": 1 for name in ("weight", "bias")}
+        return dict(self._class_rows)

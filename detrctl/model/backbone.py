@@ -4,6 +4,7 @@ B batch, H, W canvas; h, w one stage's grid; C channels of a stage.
 """
 
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -118,7 +119,7 @@ def _download(name: str) -> dict[str, Tensor]:
     try:
         # Version 1 of the weights, as in the published DETR: later recipes (V2) shift every statistic.
         return dict(get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
+    except (OSError, RuntimeError, HTTPException) as error:  # no network, a wrong hash, a broken transfer
         raise DetrctlError(
             f"ImageNet weights of {name} could not be downloaded ({error}); "
             "set model.backbone.weights to a local file or to none"

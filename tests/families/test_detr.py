@@ -173,6 +173,28 @@ def test_class_rows_name_parameters_that_exist() -> None:
         assert len(parameters[name]) == 5 + extra
 
 
+class Deep(nn.Sequential):
+    """A class head of one's own whose hidden layer is as wide as its outputs are many."""
+
+    def __init__(self, width: int, outputs: int):
+        super().__init__(nn.Linear(width, 6), nn.ReLU(), nn.Linear(6, outputs))
+
+
+def test_class_rows_are_found_in_a_head_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detrctl.parts.load_part", lambda name, base: Deep)
+    learner = build(TINY.model_copy(update={"class_head": "mine:Deep"}), num_classes=5)
+    assert learner.class_rows() == {"decoder.heads.class_head.2.weight": 1, "decoder.heads.class_head.2.bias": 1}
+
+
+def test_a_part_that_cannot_be_built_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DetrctlError, match=r"^torch\.nn:Linear: cannot be built as Linear\(a=1\): .*unexpected"):
+        build(DetrModel(backbone=Backbone(name="torch.nn:Linear", options={"a": 1})))
+    with pytest.raises(DetrctlError, match=r"^torch\.nn:ReLU: has no `channels`"):
+        build(DetrModel(backbone=Backbone(name="torch.nn:ReLU")))
+    with pytest.raises(DetrctlError, match=r"^\.a:B: is not of the form package\.module:Name$"):
+        build(DetrModel(backbone=Backbone(name=".a:B")))
+
+
 def test_a_part_that_is_not_there_gets_one_line() -> None:
     model = DetrModel(backbone=Backbone(name="no_such_module:Net"))
     with pytest.raises(DetrctlError, match="no_such_module:Net: cannot import 'no_such_module'"):

@@ -1,3 +1,4 @@
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -121,9 +122,10 @@ def test_weights_that_cannot_be_used_get_one_line(tmp_path: Path) -> None:
         ResNet(name="resnet50", norm="frozen").load_published(resnet18().state_dict())
 
 
-def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [OSError, RuntimeError, HTTPException])
+def test_a_download_that_fails_says_what_to_do(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args, **_kwargs):
-        raise OSError("no route to host")
+        raise kind("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     with pytest.raises(

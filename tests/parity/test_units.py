@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detrctl.boxes import Cxcywh, Xyxy, cxcywh_to_xyxy, paired_giou, pairwise_giou, pairwise_iou
-from detrctl.evaluation.postprocess import softmax_top_queries
+from detrctl.evaluation.postprocess import sigmoid_top_k, softmax_top_queries
 from detrctl.losses.matcher import Matcher, probability_cost
 from detrctl.model.position_encoding import SinePosition
 from detrctl.structures import Predictions, Targets
@@ -97,6 +97,15 @@ def union(a: Xyxy, b: Xyxy) -> Tensor:
     return (sizes[0][:, None] + sizes[1]) / (1 + pairwise_iou(a, b))
 
 
+def check_sigmoid_post_process(unit: Unit) -> None:
+    predictions = Predictions(unit.given("logits"), Cxcywh(unit.given("boxes")))
+    scores = unit.fixture.arrays[f"{unit.name}.scores"]
+    found = sigmoid_top_k(scores.shape[1])(predictions, unit.given("sizes_hw"), tuple(range(len(scores))))
+    unit.close("scores", torch.stack([each.scores for each in found]))
+    unit.equal("labels", torch.stack([each.labels for each in found]))
+    unit.close("out_boxes", torch.stack([each.boxes for each in found]))
+
+
 def check_softmax_post_process(unit: Unit) -> None:
     predictions = Predictions(unit.given("logits"), Cxcywh(unit.given("boxes")))
     found = softmax_top_queries(predictions, unit.given("sizes_hw"), tuple(range(len(predictions.logits))))
@@ -111,8 +120,12 @@ CHECKS: dict[str, Callable[[Unit], None]] = {
     "sine_detr": check_sine,
     "matcher_softmax": check_softmax_matcher,
     "giou": check_giou,
+    "postprocess_sigmoid": check_sigmoid_post_process,
     "postprocess_softmax": check_softmax_post_process,
 }
+
+
+LATER = {"unit_ConditionalDETR", "unit_DINO", "unit_DN-DETR", "unit_Deformable-DETR"}
 
 
 def units() -> list[Any]:
@@ -128,8 +141,9 @@ def units() -> list[Any]:
 
 @pytest.mark.parametrize(("fixture", "name"), units())
 def test_a_function_gives_the_official_numbers(fixture: Fixture, name: str) -> None:
-    if name not in CHECKS:
-        pytest.xfail(f"{name}: the families that use it are not part of detrctl yet")
+    if fixture.path.stem in LATER and name not in CHECKS:
+        pytest.xfail(f"{name}: the family that uses it is not part of detrctl yet")
+    assert name in CHECKS, f"{fixture.path.name}: {name} is not compared"
     ledger = Ledger({key for key in fixture.arrays if key.startswith(f"{name}.")})
     CHECKS[name](Unit(fixture, name, ledger))
     ledger.settle()

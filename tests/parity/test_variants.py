@@ -31,6 +31,13 @@ class Project:
 
 
 PROJECTS = {"facebookresearch/detr": Project(detr_sections, DETR)}
+LATER = {
+    "Atten4Vis/ConditionalDETR",
+    "IDEA-Research/DINO",
+    "IDEA-Research/DN-DETR",
+    "fundamentalvision/Deformable-DETR",
+}
+"""Families that detrctl does not have yet: their files are expected failures, named one by one."""
 LOSS_NAMES = {"class": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
 
 
@@ -47,8 +54,9 @@ def variants() -> list[Any]:
 def build(fixture: Fixture) -> tuple[Learner, dict[str, str]]:
     """The learner under the fixture's weights, and official names -> ours."""
     repository = fixture.json["official_repository"]
-    if repository not in PROJECTS:
+    if repository in LATER:
         pytest.xfail(f"{repository}: this family is not part of detrctl yet")
+    assert repository in PROJECTS, f"{repository}: no such project is known here"
     project = PROJECTS[repository]
     model, objective = project.sections(fixture.json["build_arguments"])
     learner = FAMILIES[model.family](model, objective, fixture.json["num_classes"])
