@@ -3,11 +3,13 @@
 from typing import Any
 
 from detrctl.engine.checkpoint import Checkpoint
+from detrctl.engine.clock import TimeLimit
 from detrctl.engine.keeper import Keeper
 from detrctl.engine.loop import Feed
 from detrctl.engine.optim import build_optimizer
 from detrctl.engine.state import Standing, restore_random_state, unpack_standing
 from detrctl.errors import CheckpointError
+from detrctl.recipe import schema
 
 
 def go_on(checkpoint: Checkpoint, keeper: Keeper, feed: Feed) -> tuple[Standing, tuple[str, ...]]:
@@ -24,6 +26,7 @@ def go_on(checkpoint: Checkpoint, keeper: Keeper, feed: Feed) -> tuple[Standing,
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"--resume {run}: the recipe's model is not the one that was saved") from error
     _take_rates_of_recipe(keeper)
+    _take_schedule_of_recipe(standing, checkpoint.recipe.train, keeper.recipe.train, feed.order.steps)
     if keeper.average is not None:
         keeper.average.restore(checkpoint.ema or checkpoint.weights, training["ema_updates"])
     states = training["random"]
@@ -59,3 +62,17 @@ def _take_rates_of_recipe(keeper: Keeper) -> None:
     fresh = build_optimizer(keeper.learner.parameter_groups(), keeper.recipe.train)
     for group, new in zip(keeper.optimizer.param_groups, fresh.param_groups, strict=True):
         group.update({key: new[key] for key in ("base_lr", "weight_decay")})
+
+
+def _take_schedule_of_recipe(standing: Standing, old: schema.Train, new: schema.Train, steps: int) -> None:
+    """The schedule's progress as if the recipe had been this one from the start; `steps` are those of an epoch.
+
+    Progress never goes back by itself: a run that came to its end would go on at the rate of the end.
+    """
+    if all(getattr(old, name) == getattr(new, name) for name in ("epochs", "max_minutes", "schedule")):
+        return
+    standing.share = min(1.0, standing.step / (steps * new.epochs))
+    if new.max_minutes is not None:
+        limit = TimeLimit(60 * new.max_minutes)
+        used = limit.share(standing.seconds, evaluation=standing.evaluation_seconds, step=0.0)
+        standing.share = max(standing.share, used)

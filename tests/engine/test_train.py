@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -275,6 +276,30 @@ def test_an_interrupted_run_goes_on_bit_by_bit(
     assert same(lasting(load(run / "checkpoints/last.pt")), lasting(load(straight.run / "checkpoints/last.pt")))
     assert logged(run) == logged(straight.run)
     assert resumed.best_scores == straight.best_scores
+
+
+def test_more_epochs_stretch_the_schedule_of_a_finished_run(root: Path, tmp_path: Path) -> None:
+    cosine = {"kind": "cosine"}
+    half = train(tiny.recipe(root, epochs=2, schedule=cosine), out=tmp_path / "half", device="cpu")
+    train(resume=half.run, overrides=["train.epochs=4"], device="cpu")
+    rates = [row["lr"]["transformer"] for row in logged(half.run) if row["kind"] == "train"]
+    as_if_whole = [0.5e-3 * (1 + math.cos(math.pi * step / 8)) for step in range(4, 8)]
+    assert rates[4:] == pytest.approx(as_if_whole)
+    assert load(half.run / "checkpoints/last.pt").training["standing"]["share"] == 1.0  # type: ignore[index]
+
+
+def test_more_minutes_stretch_the_schedule_of_a_run_whose_time_was_used_up(root: Path, tmp_path: Path) -> None:
+    setting = tiny.recipe(
+        root, epochs=10_000, max_minutes=1 / 60, schedule={"kind": "cosine"}, eval_every=10_000, save_every=10_000
+    )
+    run = train(setting, out=tmp_path / "run", device="cpu").run
+    steps = load(run / "checkpoints" / "last.pt").training["standing"]["step"]  # type: ignore[index]
+    stop = interrupt_at(lambda event: isinstance(event, events.StepDone))
+    with pytest.raises(Interrupted):
+        train(resume=run, overrides=["train.max_minutes=1"], device="cpu", on_event=stop)
+    rates = {row["step"]: row["lr"]["transformer"] for row in logged(run) if row["kind"] == "train"}
+    assert rates[steps] < 0.2e-3
+    assert rates[steps + 1] > 0.99e-3  # about a sixtieth of the time is used up
 
 
 def killed_child(root: Path, run: Path) -> None:
