@@ -1,7 +1,7 @@
 """`detrctl eval`: COCO scores of a checkpoint, or of a result file without a model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,6 +106,7 @@ def _of_checkpoint(
             max_dets=max_dets,
             device=device,
             trust=trust,
+            on_oddities=_say_indented,
             on_progress=heard,
         )
     for note in done.notes:
@@ -113,6 +114,13 @@ def _of_checkpoint(
     counts = f"{counted(done.scores.images, 'image')}, {counted(done.scores.truths, 'truth')}"
     render.say(f"{done.data}, split {split}: {counts}, {done.seconds:.1f} s")
     return {"checkpoint": str(path), "data": done.data, "split": split}, done.scores
+
+
+def _say_indented(lines: Iterable[str]) -> None:
+    from detrctl.cli import render
+
+    for line in lines:
+        render.say(f"  {line}")
 
 
 def _of_file(predictions: Path, annotations: Path, *, max_dets: int | None) -> tuple[dict[str, Any], "CocoScores"]:

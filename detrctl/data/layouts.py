@@ -41,11 +41,11 @@ def find_splits(root: Path) -> dict[str, SplitFiles]:
     return _unlabelled(root, labelled) | labelled
 
 
-def choose_split(splits: Mapping[str, SplitFiles], name: str, root: Path) -> SplitFiles:
+def choose_split(splits: Mapping[str, SplitFiles], name: str, where: Path | str) -> SplitFiles:
     """The split that a user names, also as "valid" or "val2017". Raises DataError listing those that there are."""
     split = splits.get(name) or splits.get(_canonical(name))
     if split is None:
-        raise DataError(f"{root}: no split {name!r}; there is {', '.join(sorted(splits))}")
+        raise DataError(f"{where}: no split '{name}'; there is {', '.join(sorted(splits)) or 'none'}")
     return split
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from detrctl.data.batch import Sample, collate
+from detrctl.data.check import check_split, require_boxes
 from detrctl.data.coco import CocoIndex, SplitFiles, find_splits
 from detrctl.data.dataset import DetectionDataset
+from detrctl.data.layouts import choose_split, named_split
 from detrctl.data.shapes import ensure_shapes
 from detrctl.data.transforms import eval_transform, train_transform
 from detrctl.engine.checkpoint import Checkpoint
@@ -88,7 +90,8 @@ def own_parts(recipe: Recipe) -> list[str]:
 class DataSplit:
     """One split, ready to be loaded. `boxes` are those that are trained on, None in a dataset of the user's own.
 
-    `lines` say what was found. `ground_truth` is made when it is first asked for.
+    `lines` say what was found, the first `totals` of them how much, the others what is odd. `ground_truth` is made when
+    it is first asked for.
     """
 
     name: str
@@ -98,6 +101,11 @@ class DataSplit:
     boxes: int | None
     lines: tuple[str, ...]
     make_ground_truth: Callable[[], GroundTruth]
+    totals: int = 1
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        return self.lines[self.totals :]
 
     @cached_property
     def ground_truth(self) -> GroundTruth:
@@ -108,7 +116,7 @@ class DataSplit:
         if limit is None or limit >= self.images:
             return self
         part: Dataset[Sample | None] = Subset(self.dataset, range(limit))
-        return DataSplit(self.name, part, self.categories, limit, self.boxes, self.lines, lambda: self.ground_truth)
+        return replace(self, dataset=part, images=limit, make_ground_truth=lambda: self.ground_truth)
 
 
 def with_data(recipe: Recipe, root: str | None) -> Recipe:
@@ -124,7 +132,7 @@ def split_files(recipe: Recipe) -> dict[str, SplitFiles]:
     """Every split that the recipe names by hand or that lies in its dataset folder, by name."""
     data = recipe.data
     named = {
-        name: SplitFiles(Path(split.images), Path(split.annotations) if split.annotations else None)
+        name: named_split(_path(split.images), _path(split.annotations) if split.annotations else None)
         for name, split in (("train", data.train), ("val", data.val))
         if split is not None
     }
@@ -134,8 +142,12 @@ def split_files(recipe: Recipe) -> dict[str, SplitFiles]:
         )
     if data.root is None:
         return named
-    root = ensure_shapes() if data.root == "shapes" else Path(data.root).expanduser()
+    root = ensure_shapes() if data.root == "shapes" else _path(data.root)
     return find_splits(root) | named
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def has_labels(recipe: Recipe, name: str) -> bool:
@@ -149,20 +161,18 @@ def has_labels(recipe: Recipe, name: str) -> bool:
 def build_data(recipe: Recipe, name: str, *, augment: bool = False) -> DataSplit:
     """Split `name` of the recipe's data, augmented for training or as evaluation sees it.
 
-    DataError where there is no such split, it has no labels or no images.
+    DataError where there is no such split, it has no labels, no images or (for training) no boxes, and, unless the
+    recipe skips them, where image files are missing, cannot be opened or have another size than annotated.
     """
     if recipe.data.dataset is not None:
         return _own_split(recipe, name, augment=augment)
-    splits = split_files(recipe)
-    if name not in splits:
-        where = recipe.data.root or "the recipe"
-        raise DataError(f"{where}: no split '{name}'; there is {', '.join(sorted(splits)) or 'none'}")
-    files = splits[name]
+    files = choose_split(split_files(recipe), name, recipe.data.root or "the recipe")
     if files.annotations is None:
         raise DataError(f"{files.images}: split '{name}' has no annotation file; it can only be predicted")
     index = CocoIndex.read(files.annotations)
-    if len(index) == 0:
-        raise DataError(f"{files.annotations}: split '{name}' has no images")
+    if augment:
+        require_boxes(index)
+    report = check_split(index, files.images, broken=recipe.data.broken_images)
     dataset = DetectionDataset(
         index,
         files.images,
@@ -177,8 +187,9 @@ def build_data(recipe: Recipe, name: str, *, augment: bool = False) -> DataSplit
         index.categories,
         summary.images,
         summary.boxes,
-        tuple(summary.lines()),
+        tuple(report.lines()),
         lambda: GroundTruth.from_coco_dict(index.ground_truth(), source=str(files.annotations)),
+        totals=2,
     )
 
 

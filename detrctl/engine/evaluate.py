@@ -82,17 +82,20 @@ def evaluate_checkpoint(
     max_dets: int | None = None,
     device: str = "auto",
     trust: bool = False,
+    on_oddities: Callable[[Sequence[str]], None] = lambda lines: None,
     on_progress: Callable[[int, int], None] = lambda done, images: None,
 ) -> Evaluation:
     """Scores a checkpoint file or a run folder (default: the newest run) on a labelled split, as training does.
 
     `data` is a dataset folder or `shapes` (default: the one that it was trained on), `limit` takes the first images
-    only. `batch_size` and `max_dets` are the recipe's by default. `on_progress` hears the images done, and all of them.
+    only. `batch_size` and `max_dets` are the recipe's by default. Before the model is built, `on_oddities` hears what
+    is odd about the split, a line each; `on_progress` hears the images done, and all of them.
     """
     checkpoint = load(find_checkpoint(None if ckpt is None else Path(ckpt)))
     recipe, where = with_data(checkpoint.recipe, data), choose_device(device)
     require_trust(recipe, trust=trust)  # a dataset class may be named in it, too
     part = build_data(recipe, split).first(limit)
+    on_oddities(part.oddities)
     match_categories(checkpoint.categories, part.ground_truth)  # before the model is built, which takes longer
     with connected(where) as processes:
         loader = evaluation_loader(

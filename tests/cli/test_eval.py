@@ -1,12 +1,14 @@
 """`detrctl eval`: what it says, what it writes, and how it refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import detrctl
 from detrctl.cli.app import run
@@ -35,8 +37,13 @@ def test_without_ckpt_the_newest_run_is_named_on_the_first_line_and_scored(capsy
     assert run(["eval", "--device", "cpu", "--json", str(tmp_path / "scores.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "checkpoint runs/tiny/checkpoints/best.pt (the newest run's best; --ckpt takes another)"
-    assert lines[1].startswith(f"{Path.cwd() / 'cells'}, split val: 3 images, 6 truths, ")
-    assert [line.split()[0] for line in lines[4:16]] == list(NAMES)
+    assert lines[2:4] == [
+        "  annotations without iscrowd, taken as single objects: 6",
+        "  annotations without area, taken as width x height of the box: 6",
+    ]
+    lines = lines[[line.startswith("  ") for line in lines].index(False, 1) :]
+    assert lines[0].startswith(f"{Path.cwd() / 'cells'}, split val: 3 images, 6 truths, ")
+    assert [line.split()[0] for line in lines[3:15]] == list(NAMES)
     written = json.loads((tmp_path / "scores.json").read_text())
     expected = detrctl.evaluate("runs/tiny", device="cpu").scores
     assert {name: written[name] for name in NAMES} == expected.numbers
@@ -47,11 +54,23 @@ def test_without_ckpt_the_newest_run_is_named_on_the_first_line_and_scored(capsy
     assert (written["checkpoint"], written["split"]) == ("runs/tiny/checkpoints/best.pt", "val")
 
 
+def test_what_is_odd_about_the_split_is_said_and_a_missing_image_stops_before_the_run(tmp_path: Path, capsys):
+    shutil.copytree("cells", tmp_path / "cells")
+    images = tmp_path / "cells" / "images"
+    with Image.open(images / "a.png") as image:
+        image.convert("L").save(images / "a.png")
+    assert run(["eval", "--data", str(tmp_path / "cells"), "--split", "valid", "--device", "cpu"]) == 0
+    assert "  grey images, read as RGB: 1" in capsys.readouterr().out.splitlines()
+    (images / "b.png").unlink()
+    assert run(["eval", "--data", str(tmp_path / "cells"), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == f"{images}: of the 3 image files these are missing: 1 (b.png)\n"
+
+
 def test_a_named_run_is_said_without_a_remark_and_limit_takes_the_first_images(capsys):
     assert run(["eval", "--ckpt", "runs/tiny", "--limit", "2", "--batch", "1", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "checkpoint runs/tiny/checkpoints/best.pt"
-    assert "split val: 2 images, 4 truths" in lines[1]
+    assert any("split val: 2 images, 4 truths" in line for line in lines)
 
 
 def test_predictions_scored_by_file_name_give_the_scores_of_the_model(tmp_path: Path):

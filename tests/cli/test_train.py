@@ -56,8 +56,10 @@ def test_a_piped_training_is_one_plain_line_an_epoch(folder: Path, capsys: pytes
     said = capsys.readouterr().out
     patterns = [
         r"train: 8 images, 10 boxes of 2 classes: .*",
+        r"  boxes by class: dark 7, light 3",
         r"  images without boxes, kept: 1",
         r"val: 4 images, 6 boxes of 2 classes: .*",
+        r"  boxes by class: light 5, dark 1",
         r"classes: dark, light",
         r"model: [\d.]+ k parameters; trained: backbone [\d.]+ k at 1\.0e-03, transformer [\d.]+ k at 1\.0e-03",
         rf"run folder: {out}",

@@ -112,12 +112,12 @@ def test_statistics_count_by_hand(tmp_path: Path) -> None:
 def test_it_is_a_coco_folder_that_takes_the_common_path(root: Path) -> None:
     splits = find_splits(root)
     assert sorted(splits) == ["train", "val"]
-    for name, split in splits.items():
+    for split in splits.values():
         assert split.annotations is not None
         index = CocoIndex.read(split.annotations)
         assert index.categories.names == tuple(CATEGORY_IDS)
         assert index.categories.ids == (1, 2, 3, 5, 6, 8)
-        report = check_split(name, index, split.images)
+        report = check_split(index, split.images)
         assert (report.missing, report.repeated) == ((), ())
         assert len(report.lines()) == 3  # totals, classes, images without boxes: nothing to mend
 

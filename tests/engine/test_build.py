@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -164,6 +165,41 @@ def test_missing_data_is_one_line_each(root: Path) -> None:
         with pytest.raises(DataError) as caught:
             build_data(setting, split)
         assert str(caught.value) == expected
+
+
+def test_a_split_says_everything_about_its_files_before_anything_is_loaded(tmp_path: Path) -> None:
+    root = tiny.dataset(tmp_path)
+    folder = root / "images" / "train"
+    Image.open(folder / "0.png").convert("L").save(folder / "0.png")
+    (folder / "1.png").write_bytes(b"no image")
+    with pytest.raises(DataError) as caught:
+        build_data(tiny.recipe(root), "train", augment=True)
+    assert str(caught.value) == f"{folder}: image files that cannot be opened: 1 (1.png)"
+    (folder / "2.png").unlink()
+    with pytest.raises(DataError) as caught:
+        build_data(tiny.recipe(root), "train", augment=True)
+    assert str(caught.value) == f"{folder}: of the 8 image files these are missing: 1 (2.png)"
+    total, classes, *facts = build_data(tiny.recipe(root, data={"broken_images": "skip"}), "train").lines
+    assert total.startswith("8 images, 10 boxes of 2 classes: 10 small, ")
+    assert classes == "boxes by class: dark 7, light 3"
+    assert facts == [
+        "images without boxes, kept: 1",
+        "grey images, read as RGB: 1",
+        "image files that are missing, skipped: 1 (2.png)",
+        "image files that cannot be opened, skipped: 1 (1.png)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "val2017", "validation"])
+def test_a_split_answers_to_its_usual_names(root: Path, name: str) -> None:
+    assert build_data(tiny.recipe(root), name).images == 4
+
+
+def test_a_folder_named_by_hand_that_is_not_there_is_one_line(root: Path) -> None:
+    named = {"images": str(root / "none"), "annotations": str(root / "annotations/instances_val.json")}
+    with pytest.raises(DataError) as caught:
+        build_data(tiny.recipe(root, data={"val": named}), "val")
+    assert str(caught.value) == f"{root}/none: no such folder of images"
 
 
 def test_a_dataset_of_ones_own_is_transformed_and_scored_like_any_other() -> None:
