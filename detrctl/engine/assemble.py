@@ -1,5 +1,6 @@
 """Everything that a run needs, put together: images, model, optimizer, average."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from detrctl.engine.build import (
     training_loader,
     training_order,
 )
-from detrctl.engine.checkpoint import find_checkpoint, load
+from detrctl.engine.checkpoint import Checkpoint, find_checkpoint, load
 from detrctl.engine.distributed import Processes, on_first, share_cores
 from detrctl.engine.ema import Average
 from detrctl.engine.evaluate import match_categories
@@ -29,6 +30,9 @@ from detrctl.families.learner import Learner
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Categories
 from detrctl.weights.transfer import Transfer, transfer
+
+BACKBONE = "backbone."
+"""What the names of a backbone's tensors begin with, in every family."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,14 @@ def _learner(start: Start, categories: Categories) -> tuple[Learner, events.Weig
         return build_learner(start.recipe, categories, pretrained=start.resumed is None), None
     path = find_checkpoint(start.init_from)
     learner = build_learner(start.recipe, categories, pretrained=False)
-    moved = _move(learner, path, categories)
-    if start.recipe.model.backbone.weights != "none" and _some_backbone_is_fresh(moved):
-        # Another backbone than the checkpoint's: it starts from its own pretrained weights after all.
-        seed_everything(seed)
-        learner = build_learner(start.recipe, categories)
-        moved = _move(learner, path, categories)
+    moved = _move(learner, load(path), categories)
+    if fresh := _fresh_backbone(moved):
+        _require_trained_backbone(start, fresh)
+        if start.recipe.model.backbone.weights != "none":
+            # Another backbone than the checkpoint's. Tensors that fit by accident would spoil its pretrained weights.
+            seed_everything(seed)
+            learner = build_learner(start.recipe, categories)
+            moved = _move(learner, _without_backbone(load(path)), categories)
     if not any(row.kind in ("loaded", "remapped") for row in moved.rows):
         raise CheckpointError(
             f"--init-from {start.init_from}: none of its weights fits this model; is it of the same family?"
@@ -115,8 +121,7 @@ def _learner(start: Start, categories: Categories) -> tuple[Learner, events.Weig
     return learner, _told(path, moved)
 
 
-def _move(learner: Learner, path: Path, categories: Categories) -> Transfer:
-    old = load(path)
+def _move(learner: Learner, old: Checkpoint, categories: Categories) -> Transfer:
     return transfer(
         learner.network.state_dict(),
         old.evaluated,
@@ -126,8 +131,32 @@ def _move(learner: Learner, path: Path, categories: Categories) -> Transfer:
     )
 
 
-def _some_backbone_is_fresh(moved: Transfer) -> bool:
-    return any(row.kind == "fresh" and row.name.startswith("backbone.") for row in moved.rows)
+def _fresh_backbone(moved: Transfer) -> list[str]:
+    """Names of its tensors that the checkpoint has not, but for the count of batches, which frozen norms have not."""
+    fresh = [row.name for row in moved.rows if row.kind == "fresh" and row.name.startswith(BACKBONE)]
+    return [name for name in fresh if not name.endswith("num_batches_tracked")]
+
+
+def _require_trained_backbone(start: Start, fresh: Sequence[str]) -> None:
+    """CheckpointError where random weights would stay: statistics, stages or a whole backbone that never train."""
+    backbone = start.recipe.model.backbone
+    still = {
+        "norm frozen": backbone.norm == "frozen",
+        f"frozen_stages {backbone.frozen_stages}": backbone.frozen_stages > 0,
+        "train.backbone_lr 0": start.recipe.train.backbone_lr == 0,
+    }
+    reasons = [reason for reason, holds in still.items() if holds]
+    if backbone.weights == "none" and ":" not in backbone.name and reasons:
+        raise CheckpointError(
+            f"--init-from {start.init_from}: its backbone is not this {backbone.name}: {len(fresh)} tensors stay "
+            f"random (first {fresh[0]}), which {', '.join(reasons)} would never train; "
+            "take the checkpoint's model.backbone, or set model.backbone.weights to imagenet"
+        )
+
+
+def _without_backbone(old: Checkpoint) -> Checkpoint:
+    rest = {name: value for name, value in old.evaluated.items() if not name.startswith(BACKBONE)}
+    return Checkpoint(old.recipe, old.categories, rest)
 
 
 def _told(path: Path, moved: Transfer) -> events.WeightsTaken:
