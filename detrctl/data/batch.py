@@ -21,16 +21,24 @@ class Sample:
 
 def pad_images(samples: Sequence[Sample]) -> ImageBatch:
     """Each image in the top-left corner of a canvas of the greatest height and the greatest width, zeros elsewhere."""
-    height = max(sample.pixels.shape[1] for sample in samples)
-    width = max(sample.pixels.shape[2] for sample in samples)
-    pixels = torch.zeros(len(samples), 3, height, width)
-    is_padding = torch.ones(len(samples), height, width, dtype=torch.bool)
-    for index, sample in enumerate(samples):
-        _, h, w = sample.pixels.shape
-        pixels[index, :, :h, :w] = sample.pixels
-        is_padding[index, :h, :w] = False
+    pixels, is_padding = _on_one_canvas([sample.pixels for sample in samples])
     sizes = torch.tensor([sample.original_size_hw for sample in samples])
     return ImageBatch(pixels, is_padding, sizes, tuple(sample.image_id for sample in samples))
+
+
+def _on_one_canvas(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W), (B, H, W)"""
+    height = max(image.shape[1] for image in images)
+    width = max(image.shape[2] for image in images)
+    if all(image.shape == (3, height, width) for image in images):
+        return torch.stack(list(images)), torch.zeros(len(images), height, width, dtype=torch.bool)
+    pixels = torch.zeros(len(images), 3, height, width)
+    is_padding = torch.ones(len(images), height, width, dtype=torch.bool)
+    for index, image in enumerate(images):
+        _, h, w = image.shape
+        pixels[index, :, :h, :w] = image
+        is_padding[index, :h, :w] = False
+    return pixels, is_padding
 
 
 def collate(samples: Sequence[Sample | None]) -> Batch | None:

@@ -10,7 +10,7 @@ LIMIT_BYTES = 512 * 2**20
 
 
 class ImageCache:
-    """uint8 pixels (3, H, W) by position, filled as images are first read.
+    """uint8 pixels (3, H, W), colours together in memory, by position; filled as images are first read.
 
     The memory is anonymous and shared: processes started by fork read what any of them has decoded, and nothing is laid
     in /dev/shm, which is small in containers. Processes started by spawn begin with an empty cache of their own.
@@ -36,11 +36,11 @@ class ImageCache:
         if not self.is_used or not self._filled[i]:
             return None
         height, width = self._sizes_hw[i].tolist()
-        return self._slot(i).clone().reshape(3, height, width)
+        return self._slot(i).clone().reshape(height, width, 3).permute(2, 0, 1)
 
     def put(self, i: int, pixels: Tensor) -> None:
         if self.is_used and pixels.shape[1:] == tuple(self._sizes_hw[i].tolist()):
-            self._slot(i).copy_(pixels.reshape(-1))
+            self._slot(i).copy_(pixels.permute(1, 2, 0).reshape(-1))
             self._filled[i] = 1
 
     def _slot(self, i: int) -> Tensor:

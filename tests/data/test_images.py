@@ -28,7 +28,7 @@ def with_orientation(path: Path, orientation: int) -> Path:
 
 def as_array(pixels: torch.Tensor) -> np.ndarray:
     assert pixels.dtype == torch.uint8
-    assert pixels.is_contiguous()
+    assert pixels.permute(1, 2, 0).is_contiguous()
     return pixels.permute(1, 2, 0).numpy()
 
 
