@@ -179,6 +179,7 @@ def build_data(recipe: Recipe, name: str, *, augment: bool = False) -> DataSplit
         transform(recipe, augment=augment),
         seed=recipe.train.seed,
         broken=recipe.data.broken_images,
+        cache=True,
     )
     summary = index.summary
     return DataSplit(

@@ -195,6 +195,20 @@ def test_a_split_answers_to_its_usual_names(root: Path, name: str) -> None:
     assert build_data(tiny.recipe(root), name).images == 4
 
 
+def test_small_sets_are_decoded_once_in_training_and_in_evaluation(tmp_path: Path) -> None:
+    root = tiny.dataset(tmp_path)
+    splits = [build_data(tiny.recipe(root), "train", augment=True), build_data(tiny.recipe(root), "val")]
+    first = [[part.dataset[i] for i in range(part.images)] for part in splits]
+    for file in root.rglob("*.png"):
+        file.unlink()
+    for part, before in zip(splits, first, strict=True):
+        for i, sample in enumerate(before):
+            again = part.dataset[i]
+            assert sample is not None
+            assert again is not None
+            assert torch.equal(sample.pixels, again.pixels)
+
+
 def test_a_folder_named_by_hand_that_is_not_there_is_one_line(root: Path) -> None:
     named = {"images": str(root / "none"), "annotations": str(root / "annotations/instances_val.json")}
     with pytest.raises(DataError) as caught:
