@@ -38,11 +38,13 @@ def shortest_side_size(height: int, width: int, size: int, max_size: int | None)
     """Height and width after the shortest side becomes `size`, or less where the longest would exceed `max_size`.
 
     As published: the longer side is cut to an integer, not rounded, and `size` itself is rounded where `max_size` rules
-    (so that the longest side can miss `max_size` by a pixel or two).
+    (so that the longest side can miss `max_size` by a pixel or two). No side becomes less than one pixel.
     """
     short, long = min(height, width), max(height, width)
     if max_size is not None and long / short * size > max_size:
         size = round(max_size * short / long)
+        if size < 1:
+            return (max_size, 1) if width < height else (1, max_size)
     if short == size:
         return height, width
     if width < height:

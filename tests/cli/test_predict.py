@@ -76,6 +76,13 @@ def test_the_size_of_a_batch_changes_next_to_nothing():
     assert [row["score"] for row in one] == pytest.approx([row["score"] for row in three], abs=0.05)
 
 
+def test_a_line_of_pixels_is_an_image_too():
+    for name, size in (("wide", (3000, 1)), ("tall", (1, 3000))):
+        Image.new("RGB", size, (200, 100, 50)).save(f"{name}.png")
+    assert predict("wide.png", "tall.png", "--score", "0") == 0
+    assert [row["file_name"] for row in rows()] == ["wide.png"] * 6 + ["tall.png"] * 6
+
+
 def test_a_broken_image_is_named_and_skipped_and_the_exit_code_is_1(capsys):
     Path("photos/b.png").write_bytes(b"no image")
     assert predict("photos") == 1
