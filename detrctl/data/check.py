@@ -46,7 +46,7 @@ class SplitReport:
         files, present = self.files.facts(), self.summary.images - len(self.missing)
         if self.files.looked_at < present:
             files = [f"of {present} image files, {self.files.looked_at} spread evenly were opened for this:", *files]
-        return self.summary.facts() + files + [f"{what}: {_listed(names)}" for what, names in named if names]
+        return self.summary.facts() + files + [f"{what}: {listed(names)}" for what, names in named if names]
 
 
 def check_split(index: CocoIndex, images: Path, *, broken: str = "fail", most_opened: int = MOST_OPENED) -> SplitReport:
@@ -60,7 +60,7 @@ def check_split(index: CocoIndex, images: Path, *, broken: str = "fail", most_op
     names = [index.image(i).file_name for i in range(len(index))]
     missing = _missing(names, images)
     if missing and (broken != "skip" or len(missing) == len(names)):
-        raise DataError(f"{images}: of the {len(names)} image files these are missing: {_listed(missing)}")
+        raise DataError(f"{images}: of the {len(names)} image files these are missing: {listed(missing)}")
     gone = set(missing)
     present = [i for i, file in enumerate(names) if file not in gone]
     files = look_into(index, images, _spread(present, most_opened))
@@ -70,7 +70,7 @@ def check_split(index: CocoIndex, images: Path, *, broken: str = "fail", most_op
             (files.other_size, "are of another size than annotated"),
         ):
             if wrong:
-                raise DataError(f"{images}: image files that {what}: {_listed(wrong)}")
+                raise DataError(f"{images}: image files that {what}: {listed(wrong)}")
     repeated = [file for file, count in Counter(names).items() if count > 1]
     return SplitReport(index.summary, index.categories.names, tuple(missing), tuple(repeated), files)
 
@@ -101,5 +101,6 @@ def _missing(names: list[str], images: Path) -> list[str]:
     return [name for name in names if os.path.join(os.path.dirname(name), os.path.basename(name)) not in present]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """4 (a.png, b.png, c.png, ...)"""
     return f"{len(names)} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"

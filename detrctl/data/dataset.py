@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.random.mtrand import get_bit_generator, set_bit_generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -33,18 +34,18 @@ def random_numbers_from(*key: int) -> Iterator[None]:
     which `torch.manual_seed` would set as well, are left alone: they serve the model.
     """
     seeds = np.random.SeedSequence([number % 2**64 for number in key]).generate_state(2, np.uint64).tolist()
-    states = torch.default_generator.get_state(), random.getstate(), np.random.get_bit_generator()
+    states = torch.default_generator.get_state(), random.getstate(), get_bit_generator()
     torch.default_generator.manual_seed(seeds[0] >> 1)
     random.seed(seeds[1])
     # NumPy takes 80 microseconds to give its state and take it back, and next to nothing to lend another generator.
-    np.random.set_bit_generator(_LENT)
+    set_bit_generator(_LENT)
     np.random.seed(seeds[1] % 2**32)
     try:
         yield
     finally:
         torch.default_generator.set_state(states[0])
         random.setstate(states[1])
-        np.random.set_bit_generator(states[2])
+        set_bit_generator(states[2])
 
 
 def to_sample(record: Record, image_id: int, original_size_hw: tuple[int, int]) -> Sample:

@@ -111,6 +111,11 @@ class DataSplit:
     def ground_truth(self) -> GroundTruth:
         return self.make_ground_truth()
 
+    def unread(self) -> tuple[str, ...]:
+        """The files that were skipped so far because they could not be read, by this process or its loader's."""
+        whole = self.dataset.dataset if isinstance(self.dataset, Subset) else self.dataset
+        return tuple(map(str, whole.unreadable())) if isinstance(whole, DetectionDataset) else ()
+
     def first(self, limit: int | None) -> "DataSplit":
         """The first `limit` images only; what is scored follows from the images that are loaded."""
         if limit is None or limit >= self.images:

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from detrctl.data.check import listed
 from detrctl.engine.build import build_data, evaluation_loader, learner_from, require_trust, with_data
 from detrctl.engine.checkpoint import find_checkpoint, load
 from detrctl.engine.distributed import Alone, Processes, choose_device, connected
@@ -116,8 +117,8 @@ def evaluate_checkpoint(
             processes=processes,
             on_progress=lambda done: on_progress(min(done * processes.world, part.images), part.images),
         )
-    unread = part.images - done.scores.images
-    lost = (f"{unread} of {part.images} images could not be read and are left out of the scores",) if unread else ()
+        unread = sorted({file for files in processes.gather(part.unread()) for file in files})
+    lost = (f"image files that could not be read, left out of the scores: {listed(unread)}",) if unread else ()
     return replace(done, notes=done.notes + lost, data=recipe.data.root or "the recipe's data")
 
 

@@ -253,6 +253,15 @@ def test_parts_named_by_a_checkpoint_are_imported_only_when_trusted() -> None:
     assert all(torch.equal(a, b) for a, b in zip(learner.network.state_dict().values(), found.weights.values()))
 
 
+def test_evaluation_names_the_files_that_it_could_not_read(tmp_path: Path) -> None:
+    cut = tiny.dataset(tmp_path) / "images" / "val" / "2.png"
+    cut.write_bytes(cut.read_bytes()[:1000])  # its header is whole, so that only reading it finds this
+    setting, categories = tiny.recipe(tmp_path, data={"broken_images": "skip"}), Categories(("dark", "light"), (1, 6))
+    save(Checkpoint(setting, categories, build_learner(setting, categories).network.state_dict()), tmp_path / "c.pt")
+    for limit, notes in ((None, (f"image files that could not be read, left out of the scores: 1 ({cut})",)), (2, ())):
+        assert evaluate_checkpoint(tmp_path / "c.pt", limit=limit, device="cpu", trust=True).notes == notes
+
+
 def test_a_dataset_class_named_by_a_checkpoint_is_not_imported_by_evaluation_either(tmp_path: Path) -> None:
     save(checkpoint(tiny.recipe(None, data={"dataset": "evil:Data"})), tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match=r"^this checkpoint wants to import .*evil:Data, which can run any code"):
