@@ -60,14 +60,14 @@ def _generalised(a: Xyxy, b: Xyxy) -> Tensor:
 
 
 def pairwise_iou(a: Xyxy, b: Xyxy) -> Tensor:
-    """(N, 4), (M, 4) -> (N, M)"""
-    intersection, union = _overlap(Xyxy(a[:, None]), Xyxy(b[None]))
+    """(..., N, 4), (..., M, 4) -> (..., N, M)"""
+    intersection, union = _overlap(Xyxy(a[..., :, None, :]), Xyxy(b[..., None, :, :]))
     return intersection / union
 
 
 def pairwise_giou(a: Xyxy, b: Xyxy) -> Tensor:
-    """(N, 4), (M, 4) -> (N, M)"""
-    return _generalised(Xyxy(a[:, None]), Xyxy(b[None]))
+    """(..., N, 4), (..., M, 4) -> (..., N, M)"""
+    return _generalised(Xyxy(a[..., :, None, :]), Xyxy(b[..., None, :, :]))
 
 
 def paired_giou(a: Xyxy, b: Xyxy) -> Tensor:

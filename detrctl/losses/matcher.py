@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from detrctl.boxes import Cxcywh, cxcywh_to_xyxy, pairwise_giou
 from detrctl.errors import NonFiniteError
@@ -36,7 +37,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class CostTable:
-    """The unweighted parts of one image's matching cost, each (Q, G), and their weighted sum."""
+    """The unweighted parts of the matching cost, each (..., Q, G), and their weighted sum."""
 
     class_cost: Tensor
     l1: Tensor
@@ -45,11 +46,12 @@ class CostTable:
 
 
 def probability_cost(logits: Tensor, labels: Tensor) -> Tensor:
-    """Minus the softmax probability of each truth's class: (Q, C), (G,) -> (Q, G)
+    """Minus the softmax probability of each truth's class: (..., Q, C), (..., G) -> (..., Q, G)
 
     The probability, not its logarithm, and no-object takes part in the softmax (Carion et al. 2020, section 3.1).
     """
-    return -logits.softmax(-1)[:, labels]
+    columns = labels[..., None, :].expand(*logits.shape[:-1], -1)
+    return -logits.softmax(-1).gather(-1, columns)
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ class Matcher:
     l1: float
     giou: float
 
-    def cost_table(self, logits: Tensor, boxes: Cxcywh, truth: Targets) -> CostTable:
-        """One image: (Q, C), (Q, 4), G truths -> four (Q, G) tables, in fp32."""
+    def cost_table(self, logits: Tensor, boxes: Cxcywh, labels: Tensor, truth: Cxcywh) -> CostTable:
+        """(..., Q, C), (..., Q, 4), (..., G), (..., G, 4) -> tables (..., Q, G), in fp32."""
         logits, boxes = logits.float(), Cxcywh(boxes.float())
-        class_cost = self.class_cost(logits, truth.labels)
-        l1 = torch.cdist(boxes, truth.boxes, p=1)
-        giou = -pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth.boxes))
+        class_cost = self.class_cost(logits, labels)
+        l1 = torch.cdist(boxes, truth, p=1)
+        giou = -pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
         return CostTable(class_cost, l1, giou, self.class_weight * class_cost + self.l1 * l1 + self.giou * giou)
 
     @torch.no_grad()
@@ -78,27 +80,25 @@ class Matcher:
 
         Raises `NonFiniteError` naming the image and `where` (the layer) when a cost is not a number.
         """
-        tables = [
-            self.cost_table(logits, Cxcywh(boxes), truth).total if len(truth) else None
-            for logits, boxes, truth in zip(predictions.logits, predictions.boxes, targets, strict=True)
-        ]
+        labels, boxes = pad_truths(targets)
+        # All images in one table, and one transfer: per image, an accelerator would be waited for each time.
+        tables = self.cost_table(predictions.logits, predictions.boxes, labels, boxes).total.cpu().numpy()
         pairs = [
-            _assign(table, image, truth.image_id, where)
-            for image, (table, truth) in enumerate(zip(_to_numpy(tables), targets, strict=True))
-            if table is not None
+            _assign(table[:, : len(truth)], image, truth.image_id, where)
+            for image, (table, truth) in enumerate(zip(tables, targets, strict=True))
+            if len(truth)
         ]
         rows = np.concatenate([np.zeros((3, 0), dtype=np.int64), *pairs], axis=1)
         image, query, truth = torch.from_numpy(rows).to(predictions.logits.device)
         return Assignment(image, query, truth)
 
 
-def _to_numpy(tables: Sequence[Tensor | None]) -> list[np.ndarray | None]:
-    """One transfer for the whole batch: a transfer per image would wait for the accelerator each time."""
-    held = [table for table in tables if table is not None]
-    flat = torch.cat([table.flatten() for table in held]).cpu().numpy() if held else np.zeros(0)
-    ends = np.cumsum([table.numel() for table in held])
-    parts = iter(np.split(flat, ends[:-1]))
-    return [None if table is None else next(parts).reshape(tuple(table.shape)) for table in tables]
+def pad_truths(targets: Sequence[Targets]) -> tuple[Tensor, Cxcywh]:
+    """The truths of a batch as labels (B, G) and boxes (B, G, 4); columns past an image's own truths mean nothing."""
+    labels = pad_sequence([truth.labels for truth in targets], batch_first=True)
+    # Any box with an area will do: the GIoU of two empty boxes is 0 / 0.
+    boxes = pad_sequence([truth.boxes for truth in targets], batch_first=True, padding_value=0.5)
+    return labels, Cxcywh(boxes)
 
 
 def _assign(table: np.ndarray, image: int, image_id: int, where: str) -> np.ndarray:

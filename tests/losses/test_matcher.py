@@ -41,7 +41,7 @@ def cost_by_hand(logits: list[float], label: int, box: list[float], truth: list[
 
 def test_the_cost_table_equals_a_plain_loop() -> None:
     predicted, truth = predictions(1, 6, 4), truths(3, 4, seed=1)
-    table = MATCHER.cost_table(predicted.logits[0], Cxcywh(predicted.boxes[0]), truth)
+    table = MATCHER.cost_table(predicted.logits[0], Cxcywh(predicted.boxes[0]), truth.labels, truth.boxes)
     for query in range(6):
         for column in range(3):
             expected = cost_by_hand(
@@ -57,7 +57,7 @@ def test_the_cost_table_equals_a_plain_loop() -> None:
 def test_the_matching_is_the_cheapest_of_all_there_are(count: int) -> None:
     predicted, truth = predictions(1, 5, 4, seed=3), truths(count, 4, seed=4)
     pairs = MATCHER(predicted, [truth], where="layer")
-    table = MATCHER.cost_table(predicted.logits[0], Cxcywh(predicted.boxes[0]), truth).total
+    table = MATCHER.cost_table(predicted.logits[0], Cxcywh(predicted.boxes[0]), truth.labels, truth.boxes).total
     cheapest = min(
         sum(float(table[query, column]) for column, query in enumerate(order))
         for order in permutations(range(5), count)

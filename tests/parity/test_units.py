@@ -70,7 +70,9 @@ def check_softmax_matcher(unit: Unit) -> None:
         for key in unit.names():
             if key.startswith(f"{case}.cost"):
                 image = int(key.removeprefix(f"{case}.cost"))
-                table = matcher.cost_table(logits[image], Cxcywh(boxes[image]), targets[image])
+                table = matcher.cost_table(
+                    logits[image], Cxcywh(boxes[image]), targets[image].labels, targets[image].boxes
+                )
                 unit.close(key, table.total)
 
 
