@@ -4,4 +4,5 @@ import sys
 
 from detrctl.cli.app import run
 
-sys.exit(run())
+if __name__ == "__main__":  # loader workers import this file again where they are not forked
+    sys.exit(run())

@@ -1,10 +1,12 @@
 """`detrctl train`: a recipe becomes a run folder."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from detrctl.engine import launch
 from detrctl.errors import DetrctlError
 
 
@@ -36,7 +38,8 @@ def train(
 ) -> None:
     """Train a recipe on a dataset.
 
-    Ctrl-C saves and says how to go on. On several GPUs or CPUs: torchrun --nproc-per-node=N -m detrctl train ...
+    Ctrl-C saves and says how to go on. On several GPUs: --set train.processes=N, or
+    torchrun --nproc-per-node=N -m detrctl train ...
     """
     changes = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
     if resume is None and recipe is None:
@@ -45,8 +48,46 @@ def train(
         if resume is not None:
             raise DetrctlError("--dry-run tries a recipe: leave --resume away")
         _try(recipe, changes, data, init_from, device)
+    elif (processes := _processes(recipe, changes, resume, init_from, device)) > 1:
+        _launch(recipe, changes, processes, data=data, out=out, resume=resume, init_from=init_from, device=device)
     else:
+        launch.end_with_launcher()
         _train(recipe, changes, data=data, out=out, resume=resume, init_from=init_from, device=device)
+
+
+def _processes(recipe: str | None, changes: list[str], resume: Path | None, init_from: Path | None, device: str) -> int:
+    """How many processes to start: the recipe's `train.processes`, unless this one is already one of several."""
+    if launch.has_company():
+        return 1
+    from detrctl.cli import render
+    from detrctl.engine.runs import existing_run
+    from detrctl.recipe.load import load_recipe
+
+    loaded = load_recipe(str(recipe) if resume is None else str(existing_run(resume).recipe), changes)
+    loaded.require_start(from_checkpoint=resume is not None or init_from is not None)
+    wanted = loaded.recipe.train.processes
+    fitting = launch.processes_that_fit(wanted, device)
+    if fitting < wanted:
+        render.warn(f"train.processes is {wanted}, but no GPU is shared: training with {fitting}")
+    return fitting
+
+
+def _launch(
+    recipe: str | None,
+    changes: list[str],
+    processes: int,
+    **options: str | Path | None,
+) -> None:
+    """This same command as several processes."""
+    words = [] if recipe is None else [recipe]
+    for name, value in options.items():
+        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    for change in changes:
+        words += ["--set", change]
+    done = launch.launch(["train", *words], processes)
+    if done.said:
+        sys.stderr.write(done.said)
+    raise typer.Exit(done.code)
 
 
 def _train(
@@ -61,6 +102,7 @@ def _train(
 ) -> None:
     from detrctl.cli import render
     from detrctl.cli.progress import Telling
+    from detrctl.engine.distributed import ProcessGone
     from detrctl.engine.interrupt import Interrupted
     from detrctl.engine.train import train as train_recipe
 
@@ -82,6 +124,10 @@ def _train(
     except KeyboardInterrupt:
         render.warn("stopped at once; nothing more was saved")
         raise typer.Exit(130) from None
+    except ProcessGone:
+        if not launch.is_launched():
+            raise
+        raise typer.Exit(launch.GONE) from None  # the launcher knows which one it was, and what it said
 
 
 def _try(recipe: str | None, changes: list[str], data: str | None, init_from: Path | None, device: str) -> None:

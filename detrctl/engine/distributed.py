@@ -20,6 +20,10 @@ TIMEOUT = datetime.timedelta(hours=6)
 """Processes wait for the first one while it evaluates, which on COCO takes longer than the backends' default."""
 
 
+class ProcessGone(DetrctlError):
+    """Another process of the run has ended, and this one cannot go on without it."""
+
+
 class Processes(Protocol):
     """All processes of a run, seen from one of them."""
 
@@ -120,7 +124,7 @@ def _a_process_may_be_gone() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo and nccl say in many ways that the connection is closed
-        raise DetrctlError("another process of this run has ended; its own message says why") from error
+        raise ProcessGone("another process of this run has ended; its own message says why") from error
 
 
 def on_first(processes: Processes, make: Callable[[], T]) -> T:
@@ -150,7 +154,7 @@ def choose_device(name: str) -> torch.device:
     if kind == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise DetrctlError(
-                f"torchrun: process {local_rank} has no GPU of its own (this machine has {torch.cuda.device_count()}); "
+                f"process {local_rank} has no GPU of its own (this machine has {torch.cuda.device_count()}); "
                 "start at most as many processes, or use --device cpu"
             )
         torch.cuda.set_device(local_rank)

@@ -167,6 +167,13 @@ def _accumulate_divides(batch_size: int, accumulate: int) -> str | None:
     return f"found batch_size {batch_size} with accumulate {accumulate}, a remainder stays; batch_size {wider} would do"
 
 
+def _processes_divide(batch_size: int, processes: int) -> str | None:
+    if batch_size % processes == 0:
+        return None
+    wider = (batch_size // processes + 1) * processes
+    return f"found batch_size {batch_size} with processes {processes}, a remainder stays; batch_size {wider} would do"
+
+
 def _some_weight(class_weight: float, l1: float, giou: float) -> str | None:
     if class_weight or l1 or giou:
         return None
@@ -223,6 +230,7 @@ RULES = (
     Rule((f"{SCHEDULE}.drop_epochs", "train.epochs", f"{SCHEDULE}.kind"), _drops_come),
     Rule((f"{SCHEDULE}.drop_epochs",), _drops_ascend),
     Rule(("train.batch_size", "train.accumulate"), _accumulate_divides),
+    Rule(("train.batch_size", "train.processes"), _processes_divide),
     Rule(("train.patience", "train.eval_every", "train.epochs"), _patience_can_act, Level.NOTE),
     Rule(("train.batch_size", "train.reference_batch_size", "train.scale_lr"), _rates_follow, Level.NOTE),
     Rule(("data.eval_square", f"{AUGMENT}.policy"), _shapes_agree, Level.NOTE),

@@ -170,6 +170,13 @@ class Train(Section):
     accumulate: int = Field(
         1, ge=1, description="Micro-batches per optimizer step; their losses are normalised together."
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="How many processes the command starts on this machine, each with its share of the cores or a GPU "
+        "of its own; Python's train() always uses one.",
+    )
     lr: float = Field(1e-4, gt=0, description="Learning rate of the transformer at `reference_batch_size`.")
     backbone_lr: float = Field(1e-5, ge=0, description="Learning rate of the backbone; 0 freezes it.")
     reference_batch_size: int = Field(16, ge=1, description="The batch size that the learning rates are stated for.")

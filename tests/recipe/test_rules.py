@@ -105,6 +105,11 @@ ERRORS = [
         "train.accumulate: found batch_size 16 with accumulate 5, a remainder stays; batch_size 20 would do",
         ["train.batch_size=20", "train.reference_batch_size=20"],
     ),
+    (
+        ["train.processes=3"],
+        "train.processes: found batch_size 16 with processes 3, a remainder stays; batch_size 18 would do",
+        ["train.batch_size=18", "train.reference_batch_size=18"],
+    ),
 ]
 
 NOTES = [
