@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detrctl.engine.build import with_data
 from detrctl.engine.checkpoint import Checkpoint, load
 from detrctl.engine.runs import existing_run
 from detrctl.errors import DetrctlError
 from detrctl.recipe.load import Loaded, load_recipe
-from detrctl.recipe.schema import Recipe
+from detrctl.recipe.schema import Data, Recipe, Split
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def begin(
         return _go_on(Path(resume), overrides, root)
     folder, source = (None if path is None else Path(path) for path in (out, init_from))
     name, plain, notes = _read(recipe, overrides, from_checkpoint=source is not None)
-    return Start(name, with_data(plain, root), folder, None, source, notes)
+    return Start(name, placed(plain, root, overrides), folder, None, source, notes)
 
 
 def _read(
@@ -69,4 +70,46 @@ def _go_on(run: Path, overrides: Sequence[str], data: str | None) -> Start:
     """The recipe in the run's folder, with what `overrides` change of it, and its last checkpoint."""
     folder = existing_run(run)
     loaded = load_recipe(str(folder.recipe), overrides)
-    return Start(run.name, with_data(loaded.recipe, data), run, load(folder.last))
+    return Start(run.name, placed(loaded.recipe, data, overrides), run, load(folder.last))
+
+
+# ---- where the data is ----
+
+
+def placed(recipe: Recipe, root: str | None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe on the dataset `--data ROOT`, with absolute paths: a run is evaluated and resumed from anywhere.
+
+    `--data` replaces what the recipe says of its data, but not what `--set data...` says beside it.
+    """
+    found = with_data(recipe, root).data
+    if root is not None:
+        found = found.model_copy(update=_set_beside(recipe.data, root, overrides))
+    splits = {name: split and _absolute_split(split) for name, split in (("train", found.train), ("val", found.val))}
+    where = found.root if found.root is None or _is_no_folder(found) else _absolute(found.root)
+    return recipe.model_copy(update={"data": found.model_copy(update={"root": where, **splits})})
+
+
+def _set_beside(data: Data, root: str, overrides: Sequence[str]) -> dict[str, Any]:
+    named = {tuple(text.partition("=")[0].strip().split("."))[:2] for text in overrides}
+    kept = {name: getattr(data, name) for name in ("train", "val", "dataset") if {("data", name), ("data",)} & named}
+    if ("data", "root") in named:
+        raise DetrctlError(f"--data {root} and --set data.root name two datasets: leave one of them away")
+    if kept.get("train") and kept.get("val"):
+        raise DetrctlError(
+            f"--data {root} beside --set data.train and data.val, so that nothing is read from it: leave it away"
+        )
+    return kept
+
+
+def _is_no_folder(data: Data) -> bool:
+    """The built-in set, or what a dataset class of the user's own makes of a text."""
+    return data.root == "shapes" or (data.dataset is not None and not Path(str(data.root)).expanduser().exists())
+
+
+def _absolute_split(split: Split) -> Split:
+    paths = {"images": split.images, "annotations": split.annotations}
+    return split.model_copy(update={name: path and _absolute(path) for name, path in paths.items()})
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
