@@ -93,11 +93,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _broken_pipe()
     except OSError as error:
-        if error.errno not in USER_ERRNOS:
+        reason = _what_a_user_can_mend(error)
+        if reason is None:
             raise
-        render.error(": ".join(filter(None, [_name(error.filename), USER_ERRNOS[error.errno]])))
+        render.error(": ".join(filter(None, [_name(error.filename), reason])))
         return 2
     return 0
+
+
+def _what_a_user_can_mend(error: OSError) -> str | None:
+    """In words; None for our bugs. A missing file that we did not look for is one, other trouble with files is not."""
+    if error.errno in USER_ERRNOS:
+        return USER_ERRNOS[error.errno]
+    if error.filename is None or error.errno == errno.ENOENT or not error.strerror:
+        return None
+    return error.strerror[0].lower() + error.strerror[1:]
 
 
 def _code(stop: SystemExit) -> int:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import typer
@@ -47,6 +48,9 @@ def failing(monkeypatch):
         (OSError(errno.ENOSPC, "No space left on device", "out.pt"), 2, "out.pt: no space left on the device\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left on the device\n"),
         (PermissionError(errno.EACCES, "Permission denied", b"runs"), 2, "runs: permission denied\n"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "n" * 300), 2, f"{'n' * 300}: file name too long\n"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), 2, "a/b: not a directory\n"),
+        (OSError(errno.EIO, "Input/output error", b"a.jpg"), 2, "a.jpg: input/output error\n"),
         (typer.Exit(1), 1, ""),
         (SystemExit(), 0, ""),
     ],
@@ -61,6 +65,28 @@ def test_our_own_mistakes_keep_their_traceback(failing):
         failing(ZeroDivisionError())
     with pytest.raises(FileNotFoundError):
         failing(FileNotFoundError(errno.ENOENT, "No such file", "x"))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        failing(OSError(errno.EBADF, "Bad file descriptor"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "n" * 300),
+        ("predict", "x.jpg", "--ckpt", "n" * 300),
+        ("eval", "--ckpt", "n" * 300),
+        ("eval", "--predictions", "n" * 300, "--annotations", "n" * 300),
+        ("train", "quickstart", "--data", "n" * 300),
+        ("train", "n" * 300),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_line(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("x.jpg").touch()
+    assert run(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "n" * 300 in said
 
 
 def test_a_command_line_that_makes_no_sense_exits_with_2(capsys):
