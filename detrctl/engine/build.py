@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from detrctl.data.batch import Sample, collate
-from detrctl.data.check import check_split, require_boxes
+from detrctl.data.check import check_split, listed, require_boxes
 from detrctl.data.coco import CocoIndex, SplitFiles, find_splits
 from detrctl.data.dataset import DetectionDataset
 from detrctl.data.layouts import choose_split, named_split
@@ -113,8 +113,14 @@ class DataSplit:
 
     def unread(self) -> tuple[str, ...]:
         """The files that were skipped so far because they could not be read, by this process or its loader's."""
-        whole = self.dataset.dataset if isinstance(self.dataset, Subset) else self.dataset
+        whole = _whole(self.dataset)
         return tuple(map(str, whole.unreadable())) if isinstance(whole, DetectionDataset) else ()
+
+    def found_on_reading(self) -> tuple[str, ...]:
+        """What only the reading of images and boxes has shown so far, a line each."""
+        unread, whole = self.unread(), _whole(self.dataset)
+        lines = whole.found() if isinstance(whole, OwnDataset) else ()
+        return (f"image files that could not be read, skipped: {listed(unread)}", *lines) if unread else lines
 
     def first(self, limit: int | None) -> "DataSplit":
         """The first `limit` images only; what is scored follows from the images that are loaded."""
@@ -122,6 +128,10 @@ class DataSplit:
             return self
         part: Dataset[Sample | None] = Subset(self.dataset, range(limit))
         return replace(self, dataset=part, images=limit, make_ground_truth=lambda: self.ground_truth)
+
+
+def _whole(dataset: Dataset[Sample | None]) -> Dataset[Sample | None]:
+    return dataset.dataset if isinstance(dataset, Subset) else dataset
 
 
 def with_data(recipe: Recipe, root: str | None) -> Recipe:

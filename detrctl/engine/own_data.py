@@ -5,7 +5,6 @@ It has `class_names`, a length, and items `(image, boxes, labels)`: (3, H, W) ui
 counted from 0.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
@@ -15,9 +14,9 @@ from torch.utils.data import Dataset
 from detrctl.data.batch import Sample
 from detrctl.data.dataset import Transform, random_numbers_from, to_sample
 from detrctl.data.transforms import make_record
-from detrctl.errors import DataError
+from detrctl.errors import DataError, DetrctlError
 from detrctl.evaluation.ground_truth import GroundTruth
-from detrctl.parts import load_part
+from detrctl.parts import build_part
 from detrctl.structures import Categories
 
 Item = tuple[Tensor, Tensor, Tensor]
@@ -33,9 +32,11 @@ class OwnData(Protocol):
 
 
 def load_own_data(part: str, *, root: str | None, split: str) -> OwnData:
-    """Import and build it. DataError where it lacks what training needs."""
-    factory = cast(Callable[..., Any], load_part(part, Dataset))
-    own = factory(root=root, split=split)
+    """Import and build it. DataError where that fails, or where it lacks what training needs."""
+    try:
+        own: Any = build_part(part, Dataset, root=root, split=split)
+    except DetrctlError as error:
+        raise DataError(f"data.dataset: {error}") from error
     for member in ("class_names", "__len__"):
         if not hasattr(own, member):
             raise DataError(f"data.dataset: {part} has no `{member}`")
@@ -47,7 +48,9 @@ class OwnDataset(Dataset[Sample]):
 
     def __init__(self, own: OwnData, transform: Transform, *, seed: int):
         self._own, self._transform, self._seed = own, transform, seed
+        # Shared, so that loader processes see a new epoch, and the main process what they left out or clipped.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._left_out, self._clipped = torch.zeros(2, len(own), dtype=torch.int32).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
@@ -58,9 +61,21 @@ class OwnDataset(Dataset[Sample]):
     def __getitem__(self, i: int) -> Sample:
         with random_numbers_from(self._seed, int(self._epoch), i):
             image, boxes, labels = checked(self._own[i], i, len(self._own.class_names))
-            record = self._transform(make_record(image, boxes, labels))
-        height, width = image.shape[-2:]
+            height, width = image.shape[-2:]
+            inside = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height]))
+            keep = _has_area(boxes) & _has_area(inside)
+            self._left_out[i] = int((~keep).sum())
+            self._clipped[i] = int((inside != boxes).any(dim=1)[keep].sum())
+            record = self._transform(make_record(image, inside[keep], labels[keep]))
         return to_sample(record, i, (int(height), int(width)))
+
+    def found(self) -> tuple[str, ...]:
+        """What was wrong with the boxes of the items that were read so far, a line each."""
+        counted = (
+            ("boxes that are not finite or have no area inside the image, left out of training", self._left_out),
+            ("boxes that leave their image, clipped in training", self._clipped),
+        )
+        return tuple(f"{what}: {int(count.sum())}" for what, count in counted if count.any())
 
 
 def checked(item: Any, i: int, classes: int) -> Item:
@@ -77,6 +92,11 @@ def checked(item: Any, i: int, classes: int) -> Item:
     return image, boxes.float(), labels.long()
 
 
+def _has_area(boxes: Tensor) -> Tensor:
+    """(G, 4) xyxy -> (G,) bool; False where a number is not finite."""
+    return boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+
+
 def _said(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
@@ -90,7 +110,8 @@ def own_ground_truth(own: OwnData) -> GroundTruth:
     categories, annotations = own_categories(own), []
     for i in range(len(own)):
         _, boxes, labels = checked(own[i], i, len(categories))
-        for (x0, y0, x1, y1), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+        keep = _has_area(boxes)
+        for (x0, y0, x1, y1), label in zip(boxes[keep].tolist(), labels[keep].tolist(), strict=True):
             annotations.append({"image_id": i, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0]})
     return GroundTruth.from_coco_dict(
         {

@@ -47,6 +47,25 @@ class OwnImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return torch.full((3, 32, 40), 10 * i, dtype=torch.uint8), boxes, torch.full((len(boxes),), i - 1)
 
 
+class OddBoxes(OwnImages):
+    """Upright, beyond two edges, upside down, without width, wholly outside, not a number."""
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        nan = float("nan")
+        boxes = [[4, 6, 20, 30], [-4, 6, 50, 30], [4, 30, 20, 6], [4, 6, 4, 30], [60, 6, 70, 30], [4, 6, nan, 30]]
+        return torch.zeros(3, 32, 40, dtype=torch.uint8), torch.tensor(boxes), torch.tensor([0, 1, 0, 0, 0, 0])
+
+
+class OnlyTraining(OwnImages):
+    def __init__(self, *, root: str | None, split: str):
+        raise KeyError(f"no {split}")
+
+
+class Unnamed(OwnImages):
+    def __init__(self, folder: str):
+        self.folder = folder
+
+
 class BadImages(OwnImages):
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
         image, boxes, labels = super().__getitem__(i)
@@ -234,6 +253,40 @@ def test_a_wrong_item_of_ones_own_dataset_is_named() -> None:
     setting = tiny.recipe(None, data={"dataset": "tests.engine.test_build:BadImages"})
     with pytest.raises(DataError, match=r"^data\.dataset: item 1: a label is outside 0 to 1$"):
         build_data(setting, "train").dataset[1]
+
+
+def test_odd_boxes_of_ones_own_dataset_are_clipped_or_left_out_and_counted() -> None:
+    split = build_data(tiny.recipe(None, data={"dataset": "tests.engine.test_build:OddBoxes"}), "train", augment=True)
+    for sample in (split.dataset[0], split.dataset[2]):
+        assert sample is not None
+        assert sample.targets.labels.tolist() == [0, 1]
+        torch.testing.assert_close(
+            sample.targets.boxes, torch.tensor([[12 / 40, 18 / 32, 16 / 40, 24 / 32], [0.5, 18 / 32, 1, 24 / 32]])
+        )
+    assert split.first(1).found_on_reading() == (
+        "boxes that are not finite or have no area inside the image, left out of training: 8",
+        "boxes that leave their image, clipped in training: 2",
+    )
+    truths = split.first(1).ground_truth
+    assert truths.boxes_xywh.tolist() == [[4, 6, 16, 24], [-4, 6, 54, 24], [60, 6, 10, 24]] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("OnlyTraining", "cannot be built as OnlyTraining(root=None, split=val): 'no val'"),
+        (
+            "Unnamed",
+            "cannot be built as Unnamed(root=None, split=val): "
+            "Unnamed.__init__() got an unexpected keyword argument 'root'",
+        ),
+        ("TrainingOrder", "is not a subclass of torch.utils.data.dataset.Dataset"),
+    ],
+)
+def test_a_dataset_of_ones_own_that_cannot_be_built_is_one_line(name: str, reason: str) -> None:
+    with pytest.raises(DataError) as caught:
+        build_data(tiny.recipe(None, data={"dataset": f"tests.engine.test_build:{name}"}), "val")
+    assert str(caught.value) == f"data.dataset: tests.engine.test_build:{name}: {reason}"
 
 
 def checkpoint(setting: Recipe) -> Checkpoint:
