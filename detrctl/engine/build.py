@@ -1,7 +1,7 @@
 """A recipe becomes a learner and the data that it learns from."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,7 @@ def learner_from(checkpoint: Checkpoint, *, trust: bool = False) -> Learner:
     A checkpoint can name parts of somebody's own, and importing these runs code: only with `trust`. CheckpointError if
     it names some and is not trusted, or if weights and recipe do not fit each other.
     """
-    require_trust(checkpoint.recipe, trust=trust)
+    require_trust(own_parts(checkpoint.recipe), trust=trust)
     learner = build_learner(checkpoint.recipe, checkpoint.categories, pretrained=False)
     try:
         learner.network.load_state_dict(checkpoint.evaluated)
@@ -60,17 +60,16 @@ def learner_from(checkpoint: Checkpoint, *, trust: bool = False) -> Learner:
     return learner
 
 
-def require_trust(recipe: Recipe, *, trust: bool) -> None:
-    """For a recipe out of a checkpoint: CheckpointError if it names somebody's own parts and is not trusted."""
-    parts = own_parts(recipe)
+def require_trust(parts: Sequence[str], *, trust: bool) -> None:
+    """For what a recipe out of a checkpoint would import: CheckpointError if there is any and it is not trusted."""
     if parts and not trust:
         raise CheckpointError(
             f"this checkpoint wants to import {', '.join(parts)}, which can run any code: add --trust if you know it"
         )
 
 
-def own_parts(recipe: Recipe) -> list[str]:
-    """Everything of the form `package.module:Name` that building this recipe's model and data would import."""
+def own_parts(recipe: Recipe, *, data: bool = False) -> list[str]:
+    """Everything of the form `package.module:Name` that building this recipe's model, and its `data`, would import."""
 
     def texts(value: Any) -> Iterator[str]:
         if isinstance(value, str):
@@ -79,7 +78,7 @@ def own_parts(recipe: Recipe) -> list[str]:
             for item in value.values():
                 yield from texts(item)
 
-    named = [recipe.model.model_dump(exclude={"backbone": {"options"}}), recipe.data.dataset]
+    named = [recipe.model.model_dump(exclude={"backbone": {"options"}}), recipe.data.dataset if data else None]
     return [text for part in named for text in texts(part) if _PART.fullmatch(text)]
 
 

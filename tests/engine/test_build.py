@@ -23,6 +23,7 @@ from detrctl.engine.build import (
 from detrctl.engine.checkpoint import Checkpoint, save
 from detrctl.engine.distributed import Alone, Group
 from detrctl.engine.evaluate import evaluate_checkpoint
+from detrctl.engine.predict import load
 from detrctl.errors import CheckpointError, DataError, DetrctlError
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Categories
@@ -299,7 +300,7 @@ def test_parts_named_by_a_checkpoint_are_imported_only_when_trusted() -> None:
     with pytest.raises(CheckpointError) as caught:
         learner_from(found)
     assert str(caught.value) == (
-        "this checkpoint wants to import tests.engine.tiny:TinyBackbone, evil:Data, which can run any code: "
+        "this checkpoint wants to import tests.engine.tiny:TinyBackbone, which can run any code: "
         "add --trust if you know it"
     )
     learner = learner_from(found, trust=True)
@@ -319,6 +320,15 @@ def test_a_dataset_class_named_by_a_checkpoint_is_not_imported_by_evaluation_eit
     save(checkpoint(tiny.recipe(None, data={"dataset": "evil:Data"})), tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match=r"^this checkpoint wants to import .*evil:Data, which can run any code"):
         evaluate_checkpoint(tmp_path / "c.pt", device="cpu")
+
+
+def test_a_dataset_class_that_is_not_imported_needs_no_trust(root: Path) -> None:
+    shipped = {"backbone": {"name": "resnet10"}}
+    setting = tiny.recipe(None, model=shipped, data={"dataset": "evil:Data"})
+    categories = Categories(("dark", "light"), (1, 6))
+    save(Checkpoint(setting, categories, build_learner(setting, categories).network.state_dict()), root / "c.pt")
+    load(root / "c.pt", device="cpu")
+    assert evaluate_checkpoint(root / "c.pt", data=str(root), device="cpu").scores.images == 4
 
 
 def test_a_recipe_of_shipped_parts_needs_no_trust() -> None:
