@@ -12,6 +12,7 @@ from detrctl.engine.assemble import assemble
 from detrctl.engine.clock import Pace
 from detrctl.engine.distributed import Alone, choose_device
 from detrctl.engine.journal import memory_mb
+from detrctl.engine.optim import training_mode
 from detrctl.engine.start import begin
 from detrctl.engine.step import Stepper
 from detrctl.errors import DetrctlError
@@ -52,7 +53,7 @@ def dry_run(
     train, canvas = start.recipe.train, largest_canvas(start.recipe)
     count = math.ceil(train.batch_size / train.accumulate)
     batches = [_made_up(count, canvas, len(parts.feed.train.categories))] * train.accumulate
-    parts.learner.train()
+    training_mode(parts.learner, train)
     step = Stepper(parts.learner, parts.optimizer, train, device=place, processes=processes)
     pace, seconds = Pace(), 0.0
     for _ in range(2):  # the first one also makes the optimizer's state, and what libraries set up

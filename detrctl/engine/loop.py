@@ -13,7 +13,7 @@ from detrctl.engine.evaluate import evaluate
 from detrctl.engine.interrupt import Interrupted, StopRequest
 from detrctl.engine.journal import Journal
 from detrctl.engine.keeper import Keeper
-from detrctl.engine.optim import set_rates
+from detrctl.engine.optim import set_rates, training_mode
 from detrctl.engine.schedule import rate_factor
 from detrctl.engine.state import Standing, random_state, restore_random_state
 from detrctl.engine.step import Stepper
@@ -92,7 +92,7 @@ class Loop:
         return self.standing.step / self._steps
 
     def _steps_of_epoch(self, first_step: int) -> str | None:
-        self._learner.train()
+        training_mode(self._learner, self._train)
         batches = iter(self._feed.micro_batches(self.standing.closed_epochs, first_step))
         self._pace.start()
         for _ in range(first_step, self._steps):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from detrctl.engine.schedule import batch_size_factor
 from detrctl.errors import DetrctlError
+from detrctl.families.learner import Learner
 from detrctl.recipe import schema
 
 RATES: dict[str, Callable[[schema.Train], float]] = {
@@ -22,6 +23,13 @@ def freeze_still_groups(groups: Mapping[str, Sequence[nn.Parameter]], train: sch
         if RATES[name](train) == 0:
             for parameter in parameters:
                 parameter.requires_grad_(False)
+
+
+def training_mode(learner: Learner, train: schema.Train) -> None:
+    """As `learner.train()`; a backbone whose rate is 0 stays in evaluation mode, so that its statistics stand still."""
+    learner.train()
+    if train.backbone_lr == 0:
+        learner.network.get_submodule("backbone").eval()
 
 
 def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], train: schema.Train) -> torch.optim.AdamW:
