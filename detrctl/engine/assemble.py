@@ -81,7 +81,7 @@ def build_feed(recipe: Recipe, device: torch.device, processes: Processes) -> Fe
 
 
 def _splits(recipe: Recipe, processes: Processes) -> tuple[DataSplit, DataSplit | None]:
-    """The training split and, where there is a labelled one, the validation split."""
+    """The training split and, where there is one with boxes, the validation split."""
     if recipe.data.root == "shapes":
         on_first(processes, lambda: build_data(recipe, "train").images)  # drawn once, not by every process
     training = build_data(recipe, "train", augment=True)
@@ -90,6 +90,8 @@ def _splits(recipe: Recipe, processes: Processes) -> tuple[DataSplit, DataSplit 
     if not has_labels(recipe, "val"):
         return training, None
     val = build_data(recipe, "val")
+    if not len(val.ground_truth.category_of):
+        return training, None  # no AP can be made of it
     match_categories(training.categories, val.ground_truth)
     return training, val.first(recipe.train.eval_limit)
 

@@ -42,12 +42,12 @@ class Standing:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
 
     def note_scores(self, scores: dict[str, float | None], *, epoch: float, seconds: float) -> bool:
-        """Take in an evaluation; returns whether its AP is the best so far."""
+        """Take in an evaluation; returns whether its AP is the best so far. No AP (no truths) is not a worse one."""
         ap, best = scores["AP"], self.best_scores.get("AP")
         improved = ap is not None and (best is None or ap > best)
         self.scores, self.evaluated_step, self.evaluation_seconds = scores, self.step, seconds
         self.evaluations += 1
-        self.evaluations_since_best = 0 if improved else self.evaluations_since_best + 1
+        self.evaluations_since_best = 0 if improved else self.evaluations_since_best + (ap is not None)
         if improved:
             self.best_scores, self.best_epoch = scores, epoch
         return improved

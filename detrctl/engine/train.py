@@ -104,7 +104,7 @@ def _doubts(start: Start, feed: Feed, device: torch.device) -> Iterator[str]:
     if start.recipe.train.precision == "bf16" and emulates_bf16(device):
         yield "this CPU has no bf16 arithmetic, so that bf16 is slower than fp32: add --set train.precision=fp32"
     if feed.val is None:
-        yield "there is no labelled validation split: nothing is evaluated, and only the last weights are kept"
+        yield "there is no validation split with boxes: nothing is evaluated, and only the last weights are kept"
 
 
 def _keeper(start: Start, parts: Assembly, device: torch.device, processes: Processes) -> Keeper:

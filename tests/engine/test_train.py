@@ -20,6 +20,7 @@ from detrctl.engine import events, loop
 from detrctl.engine.checkpoint import Checkpoint, load, save
 from detrctl.engine.evaluate import evaluate, evaluate_checkpoint
 from detrctl.engine.interrupt import Interrupted
+from detrctl.engine.state import Standing
 from detrctl.engine.train import TrainResult, train
 from detrctl.errors import CheckpointError, DataError, DetrctlError, NonFiniteError
 from detrctl.recipe.schema import Recipe
@@ -27,6 +28,7 @@ from tests.engine import tiny
 from tests.engine.children import finish, start
 
 RANDOM = {"dropout": 0.1, "backbone": {"name": "tests.engine.tiny:TinyBackbone", "options": {"norm": True}}}
+NOTHING_EVALUATED = "there is no validation split with boxes: nothing is evaluated, and only the last weights are kept"
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -201,7 +203,25 @@ def test_without_validation_labels_training_goes_on_and_says_so(tmp_path: Path) 
     assert result.scores is None
     assert result.checkpoint == tmp_path / "run" / "checkpoints" / "last.pt"
     said = [event.message for event in heard if isinstance(event, events.Warned)]
-    assert said[-1] == "there is no labelled validation split: nothing is evaluated, and only the last weights are kept"
+    assert said[-1] == NOTHING_EVALUATED
+
+
+def test_a_validation_split_without_boxes_counts_as_none_and_no_patience_ends_the_run(tmp_path: Path) -> None:
+    root = tiny.dataset(tmp_path / "data", val=0)
+    tiny.write_split(root, "val", 2, empty=(0, 1))
+    heard: list[events.Event] = []
+    setting = tiny.recipe(root, epochs=3, patience=1)
+    result = train(setting, out=tmp_path / "run", device="cpu", on_event=heard.append)
+    assert (result.scores, result.ended_by) == (None, "epochs")
+    said = [event.message for event in heard if isinstance(event, events.Warned)]
+    assert said.count(NOTHING_EVALUATED) == 1
+
+
+def test_an_evaluation_without_truths_is_not_one_without_improvement() -> None:
+    standing = Standing()
+    for ap, waited in [(0.2, 0), (None, 0), (0.1, 1), (None, 1), (0.3, 0)]:
+        standing.note_scores({"AP": ap}, epoch=1.0, seconds=1.0)
+        assert standing.evaluations_since_best == waited
 
 
 def test_more_objects_than_queries_are_counted_and_said_once(root: Path, tmp_path: Path) -> None:
@@ -238,6 +258,17 @@ def test_what_an_evaluation_draws_does_not_change_training(
     monkeypatch.setattr(loop, "evaluate", drawing)
     again = train(everything(root), out=tmp_path / "run", device="cpu")
     assert logged(again.run) == logged(straight.run)
+
+
+def test_a_backbone_whose_rate_is_0_keeps_its_statistics(root: Path, tmp_path: Path) -> None:
+    kept = []
+    for epochs in (1, 2):
+        setting = tiny.recipe(root, model=RANDOM, epochs=epochs, backbone_lr=0)
+        train(setting, out=tmp_path / str(epochs), device="cpu")
+        weights = load(tmp_path / str(epochs) / "checkpoints" / "last.pt").weights
+        kept.append({name: value for name, value in weights.items() if name.startswith("backbone.")})
+    assert same(*kept)
+    assert not kept[0]["backbone.body.layers.1.running_mean"].any()
 
 
 # ---- going on ----
