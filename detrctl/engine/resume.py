@@ -17,22 +17,28 @@ def go_on(checkpoint: Checkpoint, keeper: Keeper, feed: Feed) -> tuple[Standing,
     training, run = checkpoint.training, keeper.run.path
     if training is None:
         raise CheckpointError(f"--resume {run}: its last checkpoint holds weights only")
-    standing = unpack_standing(training)
+    try:
+        standing = unpack_standing(training)
+    except CheckpointError as error:
+        raise CheckpointError(f"--resume {run}: its last checkpoint cannot be gone on with: {error}") from error
     if reason := _hindrance(checkpoint, training["data"], standing, keeper, feed):
         raise CheckpointError(f"--resume {run}: {reason}")
     try:
         keeper.learner.network.load_state_dict(checkpoint.weights)
         keeper.optimizer.load_state_dict(training["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        if keeper.average is not None:
+            keeper.average.restore(checkpoint.ema or checkpoint.weights, training["ema_updates"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"--resume {run}: the recipe's model is not the one that was saved") from error
     _take_rates_of_recipe(keeper)
     _take_schedule_of_recipe(standing, checkpoint.recipe.train, keeper.recipe.train, feed.order.steps)
-    if keeper.average is not None:
-        keeper.average.restore(checkpoint.ema or checkpoint.weights, training["ema_updates"])
     states = training["random"]
     if len(states) != keeper.processes.world:
         return standing, (f"the run was started with {len(states)} process(es): it goes on, but not bit by bit",)
-    restore_random_state(states[keeper.processes.rank], keeper.device)
+    try:
+        restore_random_state(states[keeper.processes.rank], keeper.device)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"--resume {run}: damaged: the random numbers of its last checkpoint") from error
     return standing, ()
 
 
@@ -46,7 +52,7 @@ def _hindrance(
         return f"it was started with seed {checkpoint.recipe.train.seed}, which cannot change"
     if data != {"images": images, "steps": steps}:
         return (
-            f"it was started on {data['images']} images, {data['steps']} steps an epoch; "
+            f"it was started on {data.get('images')} images, {data.get('steps')} steps an epoch; "
             f"now there are {images}, {steps} steps: start a new run with --init-from"
         )
     if standing.closed_epochs >= train.epochs:

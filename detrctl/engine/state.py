@@ -71,11 +71,25 @@ def pack(
     }
 
 
+PARTS = {"standing": dict, "optimizer": dict, "ema_updates": int, "random": list, "data": dict}
+"""What `pack` writes."""
+
+
 def unpack_standing(training: dict[str, Any]) -> Standing:
+    """CheckpointError if this, or any other part of what `pack` wrote, is not there or is something else."""
+    for name, kind in PARTS.items():
+        if not isinstance(training.get(name), kind):
+            raise CheckpointError(f"damaged: '{name}' of its training state is missing or is something else")
     try:
-        return Standing(**training["standing"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError("this checkpoint's training state is of another version of detrctl") from error
+        standing = Standing(**training["standing"])
+    except TypeError as error:
+        raise CheckpointError("its training state is of another version of detrctl") from error
+    for name, plain in asdict(Standing()).items():
+        value = getattr(standing, name)
+        numbers = (int, float) if isinstance(plain, float) else type(plain)
+        if not isinstance(value, (int, float, type(None)) if plain is None else numbers):
+            raise CheckpointError(f"damaged: '{name}' of its training state is {value!r}")
+    return standing
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

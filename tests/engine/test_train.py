@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +379,53 @@ def test_resuming_what_cannot_be_resumed_is_one_line(straight: TrainResult, root
         with pytest.raises(DetrctlError) as caught:
             train(resume=run, device="cpu", **arguments)  # type: ignore[arg-type]
         assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        *(
+            ({name: None}, f"damaged: '{name}' of its training state is missing or is something else")
+            for name in ("standing", "optimizer", "ema_updates", "random", "data")
+        ),
+        ({"standing": {"steps": 1}}, "its training state is of another version of detrctl"),
+        ({"standing": {"step": "many"}}, "damaged: 'step' of its training state is 'many'"),
+    ],
+    ids=str,
+)
+def test_a_damaged_training_state_is_one_line(
+    straight: TrainResult, tmp_path: Path, damage: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        train(resume=spoilt(straight, tmp_path, damage), overrides=["train.epochs=4"], device="cpu")
+    assert str(caught.value) == f"--resume {tmp_path}/run: its last checkpoint cannot be gone on with: {expected}"
+
+
+def spoilt(straight: TrainResult, tmp_path: Path, damage: dict[str, Any]) -> Path:
+    """A run folder with another training state in its last checkpoint."""
+    found = load(straight.run / "checkpoints" / "last.pt")
+    assert found.training is not None
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text((straight.run / "recipe.yaml").read_text())
+    save(replace(found, training=found.training | damage), tmp_path / "run" / "checkpoints" / "last.pt")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        ({"optimizer": {"state": {}}}, "the recipe's model is not the one that was saved"),
+        ({"random": [{}]}, "damaged: the random numbers of its last checkpoint"),
+        ({"random": [3]}, "damaged: the random numbers of its last checkpoint"),
+    ],
+    ids=str,
+)
+def test_damage_inside_the_training_state_is_one_line(
+    straight: TrainResult, tmp_path: Path, damage: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        train(resume=spoilt(straight, tmp_path, damage), overrides=["train.epochs=4"], device="cpu")
+    assert str(caught.value) == f"--resume {tmp_path}/run: {expected}"
 
 
 def test_resuming_on_other_classes_is_refused(straight: TrainResult, tmp_path: Path) -> None:
