@@ -43,6 +43,9 @@ def predict(
 ) -> None:
     """Find objects in images: pictures with boxes, and predictions.json in COCO's result format with file names.
 
+    Images are numbered 1, 2, 3, ... in the order of the sources; only where every name is a number of twelve digits, as
+    in COCO, it is the image_id. file_name is always there, and `detrctl eval --predictions` goes by it.
+
     A file that is not an image is named and skipped; the exit code is then 1.
     """
     images = find_images(sources)

@@ -2,11 +2,14 @@
 
 import glob
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from detrctl.data.layouts import IMAGE_SUFFIXES
 from detrctl.errors import DetrctlError
+
+COCO_NAME = re.compile("[0-9]{12}")
 
 
 def find_images(sources: Sequence[str]) -> list[Path]:
@@ -44,9 +47,12 @@ def _images(paths: Iterable[Path], complaint: str) -> list[Path]:
 
 
 def image_ids(paths: Sequence[Path]) -> list[int]:
-    """The number in the file's name where every name is a different number, as COCO's are; else 1, 2, 3, ..."""
+    """1, 2, 3, ...; the numbers in the names where all are of twelve digits, as COCO's are, and differ.
+
+    Other numbers say nothing about ids: annotation files number their images as they like.
+    """
     stems = [path.stem for path in paths]
-    if all(stem.isascii() and stem.isdigit() and len(stem) < 19 for stem in stems):
+    if all(COCO_NAME.fullmatch(stem) for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):
             return numbers
