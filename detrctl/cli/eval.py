@@ -36,7 +36,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="DIR", help="Dataset folder, or `shapes`; default: the one it was trained on."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which split of the dataset.")] = "val",
+    split: Annotated[str | None, typer.Option(help="Which split of the dataset; default: val.")] = None,
     max_dets: Annotated[
         int | None,
         typer.Option(min=1, help="Most detections that count per image and class; default: the recipe's (COCO: 100)."),
@@ -48,7 +48,9 @@ def evaluate(
         int | None, typer.Option(min=1, help="Images at a time; default: the recipe's evaluate.batch_size.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images of the split.")] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute; default: auto.")
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Import model parts of others that a checkpoint names.")
     ] = False,
@@ -65,15 +67,31 @@ def evaluate(
         check_writable(json_file)
     if predictions is None and annotations is None:
         about, scores = _of_checkpoint(
-            ckpt, data, split, max_dets=max_dets, batch=batch, limit=limit, device=device, trust=trust
+            ckpt,
+            data,
+            split or "val",
+            max_dets=max_dets,
+            batch=batch,
+            limit=limit,
+            device=device or "auto",
+            trust=trust,
         )
     elif predictions is None or annotations is None:
         raise DetrctlError(
             "--predictions and --annotations belong together: give a result file and its COCO annotations"
         )
-    elif (ckpt, data, batch, limit) != (None, None, None, None):
-        raise DetrctlError("--predictions scores a result file as it is: leave out --ckpt, --data, --batch and --limit")
     else:
+        for_a_model = {
+            "--ckpt": ckpt,
+            "--data": data,
+            "--split": split,
+            "--batch": batch,
+            "--limit": limit,
+            "--device": device,
+            "--trust": trust or None,
+        }
+        if given := [name for name, value in for_a_model.items() if value is not None]:
+            raise DetrctlError(f"--predictions scores a result file as it is: leave out {', '.join(given)}")
         about, scores = _of_file(predictions, annotations, max_dets=max_dets)
     show(scores)
     if json_file is not None:

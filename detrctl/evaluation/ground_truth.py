@@ -18,7 +18,7 @@ from detrctl.errors import DataError
 def read_json(path: Path) -> Any:
     """The content of a JSON file; anything that stops it from being read is one line naming the file."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # some editors begin a file with a byte-order mark
             return json.load(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None

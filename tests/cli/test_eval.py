@@ -175,7 +175,11 @@ def test_a_result_file_is_scored_without_torch(tmp_path: Path, monkeypatch):
         ),
         (
             "--predictions r.json --annotations a.json --limit 3",
-            "--predictions scores a result file as it is: leave out --ckpt, --data, --batch and --limit",
+            "--predictions scores a result file as it is: leave out --limit",
+        ),
+        (
+            "--predictions r.json --annotations a.json --split val --device cpu --trust",
+            "--predictions scores a result file as it is: leave out --split, --device, --trust",
         ),
         ("--predictions r.json --annotations a.json", "a.json: no such file"),
         (f"--predictions r.json --annotations {ANNOTATIONS}", "r.json: no such file"),
@@ -197,6 +201,14 @@ def test_without_any_run_it_is_one_line(tmp_path: Path, monkeypatch, capsys):
         "",
         "no checkpoint under runs/: train one (`detrctl train quickstart`) or name one with --ckpt FILE_OR_RUN\n",
     )
+
+
+def test_annotations_and_results_with_a_byte_order_mark_are_read_as_training_reads_them(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {"image_id": 1, "category_id": 1, "bbox": BOX, "score": 0.5}
+    for name, content in (("gt.json", TRUTHS), ("r.json", [row])):
+        Path(name).write_text(json.dumps(content), encoding="utf-8-sig")
+    assert run(["eval", "--predictions", "r.json", "--annotations", "gt.json"]) == 0
 
 
 def test_a_dataset_of_other_categories_is_one_line(tmp_path: Path, workplace: Path, capsys):
