@@ -1,7 +1,7 @@
 """Datasets: an index, image files and transforms become samples for the model."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -121,34 +121,3 @@ class DetectionDataset(Dataset[Sample | None]):
             pixels = read_image(self._path(i), size_wh=(image.width, image.height) if known else None)
             self._cache.put(i, pixels)
         return pixels
-
-
-class ImageFiles(Dataset[Sample | None]):
-    """Image files without truths, for prediction; `image_id` is the position.
-
-    Item i is None if file i cannot be read; `reason(i)` then says why.
-    """
-
-    def __init__(self, paths: Sequence[Path], transform: Transform):
-        self.paths = tuple(paths)
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> Sample | None:
-        try:
-            pixels = read_image(self.paths[i])
-        except DataError:
-            return None
-        height, width = pixels.shape[-2:]
-        record = make_record(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-        return to_sample(self.transform(record), i, (height, width))
-
-    def reason(self, i: int) -> str | None:
-        """Why file i cannot be read, in one line that names it; None if it can."""
-        try:
-            read_image(self.paths[i])
-        except DataError as error:
-            return str(error)
-        return None

@@ -58,16 +58,6 @@ def named_split(images: Path, annotations: Path | None) -> SplitFiles:
     return SplitFiles(images, annotations)
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files below a folder, in the order of their names. Raises DataError if there are none."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of images")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    if not files:
-        raise DataError(f"{folder}: no image files; looked for {', '.join(IMAGE_SUFFIXES)}")
-    return files
-
-
 def _canonical(name: str) -> str:
     """`train2017` and `training` are `train`."""
     bare = re.sub(r"[-_]?20\d\d$", "", name.lower())

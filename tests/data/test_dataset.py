@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from detrctl.data.batch import Sample, collate
 from detrctl.data.coco import CocoIndex
-from detrctl.data.dataset import DetectionDataset, ImageFiles, random_numbers_from
+from detrctl.data.dataset import DetectionDataset, random_numbers_from
 from detrctl.data.images import read_image
 from detrctl.data.transforms import Record, eval_transform, train_transform
 from detrctl.errors import DataError
@@ -188,20 +188,3 @@ def test_a_broken_file_is_skipped_by_choice_and_named_afterwards(
         (108, 109),
     ]
     assert dataset.unreadable() == [tmp_path / "4.png", tmp_path / "7.png"]
-
-
-# ---- prediction ----
-
-
-def test_files_to_predict_need_no_truths_and_broken_ones_are_named(tmp_path: Path) -> None:
-    good, broken = write_image(tmp_path / "a.png", width=40, height=20), tmp_path / "b.png"
-    broken.write_text("no image")
-    files = ImageFiles([good, broken, tmp_path / "c.png"], eval_transform(size=40, max_size=200))
-    sample = files[0]
-    assert sample is not None
-    assert sample.pixels.shape == (3, 40, 80)
-    assert (sample.original_size_hw, sample.image_id, len(sample.targets)) == ((20, 40), 0, 0)
-    assert files[1] is None
-    assert files.reason(0) is None
-    assert files.reason(1) == f"{broken}: cannot be decoded as an image (cannot identify image file)"
-    assert files.reason(2) == f"{tmp_path / 'c.png'}: no such image file"

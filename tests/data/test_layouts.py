@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detrctl.data.layouts import SplitFiles, choose_split, find_splits, list_images, named_split
+from detrctl.data.layouts import SplitFiles, choose_split, find_splits, named_split
 from detrctl.errors import DataError
 from tests.data.coco_files import content, write_image, write_json
 
@@ -89,14 +89,3 @@ def test_a_split_named_by_hand_must_exist(tmp_path: Path) -> None:
         named_split(tmp_path / "no", file)
     with pytest.raises(DataError, match=r"no\.json: no such annotation file$"):
         named_split(tmp_path, tmp_path / "no.json")
-
-
-def test_images_to_predict_are_listed_by_name_or_their_absence_is_said(tmp_path: Path) -> None:
-    files = [write_image(tmp_path / name) for name in ("b.PNG", "a.jpg", "sub/c.webp")]
-    (tmp_path / "notes.txt").write_text("not an image")
-    assert list_images(tmp_path) == sorted(files)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: no image files; looked for \.jpg, \.jpeg, \.png, "):
-        list_images(tmp_path / "empty")
-    with pytest.raises(DataError, match=r"no: no such folder of images$"):
-        list_images(tmp_path / "no")
