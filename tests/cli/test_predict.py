@@ -69,11 +69,26 @@ def test_score_and_top_choose_and_csv_and_no_pictures_change_what_is_written(cap
     assert capsys.readouterr().out.splitlines()[-1] == "new/out: predictions.json, predictions.csv"
 
 
-def test_the_size_of_a_batch_changes_next_to_nothing():
-    for batch in ("1", "3"):
-        assert predict("photos", "--score", "0", "--batch", batch, "--no-pictures", "--out", batch) == 0
-    one, three = rows("1"), rows("3")
-    assert [row["score"] for row in one] == pytest.approx([row["score"] for row in three], abs=0.05)
+def greatest_differences(these: list[dict], those: list[dict]) -> tuple[float, float]:
+    """In score, and in pixels of a box, row by row."""
+    pairs = list(zip(these, those, strict=True))
+    boxes = [(one, other) for a, b in pairs for one, other in zip(a["bbox"], b["bbox"], strict=True)]
+    return max(abs(a["score"] - b["score"]) for a, b in pairs), max(abs(one - other) for one, other in boxes)
+
+
+def test_the_size_of_a_batch_changes_little_and_where_images_are_of_one_size_nothing():
+    Path("same").mkdir()
+    for name in "abc":
+        with Image.open(next(Path("photos").glob(f"{name}.*"))) as photo:
+            photo.resize((64, 48)).save(f"same/{name}.png")
+    for folder, score, pixels in (("photos", 0.03, 1.0), ("same", 1e-4, 1e-3)):
+        for batch in ("1", "3"):
+            arguments = ["--score", "0", "--batch", batch, "--no-pictures", "--out", f"{folder}-{batch}"]
+            assert predict(folder, *arguments) == 0
+        one, three = rows(f"{folder}-1"), rows(f"{folder}-3")
+        by_batch, by_image = greatest_differences(one, three), greatest_differences(one[:6], one[6:12])
+        assert by_batch[0] < score < by_image[0] / 3
+        assert by_batch[1] < pixels < by_image[1] / 2
 
 
 def test_a_line_of_pixels_is_an_image_too():
