@@ -1,7 +1,7 @@
 """A recipe becomes a learner and the data that it learns from."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,7 @@ def learner_from(checkpoint: Checkpoint, *, trust: bool = False) -> Learner:
     A checkpoint can name parts of somebody's own, and importing these runs code: only with `trust`. CheckpointError if
     it names some and is not trusted, or if weights and recipe do not fit each other.
     """
-    require_trust(own_parts(checkpoint.recipe), trust=trust)
+    require_trust(checkpoint.recipe, trust=trust, data=False)
     learner = build_learner(checkpoint.recipe, checkpoint.categories, pretrained=False)
     try:
         learner.network.load_state_dict(checkpoint.evaluated)
@@ -60,15 +60,19 @@ def learner_from(checkpoint: Checkpoint, *, trust: bool = False) -> Learner:
     return learner
 
 
-def require_trust(parts: Sequence[str], *, trust: bool) -> None:
-    """For what a recipe out of a checkpoint would import: CheckpointError if there is any and it is not trusted."""
+def require_trust(recipe: Recipe, *, trust: bool, data: bool = True) -> None:
+    """For a recipe out of a checkpoint: CheckpointError if it names somebody's own parts and is not trusted.
+
+    Without `data` the dataset class does not count, for where it is not imported.
+    """
+    parts = own_parts(recipe, data=data)
     if parts and not trust:
         raise CheckpointError(
             f"this checkpoint wants to import {', '.join(parts)}, which can run any code: add --trust if you know it"
         )
 
 
-def own_parts(recipe: Recipe, *, data: bool = False) -> list[str]:
+def own_parts(recipe: Recipe, *, data: bool = True) -> list[str]:
     """Everything of the form `package.module:Name` that building this recipe's model, and its `data`, would import."""
 
     def texts(value: Any) -> Iterator[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from detrctl.data.check import listed
-from detrctl.engine.build import build_data, evaluation_loader, learner_from, own_parts, require_trust, with_data
+from detrctl.engine.build import build_data, evaluation_loader, learner_from, require_trust, with_data
 from detrctl.engine.checkpoint import find_checkpoint, load
 from detrctl.engine.distributed import Alone, Processes, choose_device, connected
 from detrctl.errors import DataError, NonFiniteError
@@ -94,7 +94,7 @@ def evaluate_checkpoint(
     """
     checkpoint = load(find_checkpoint(None if ckpt is None else Path(ckpt)))
     recipe, where = with_data(checkpoint.recipe, data), choose_device(device)
-    require_trust(own_parts(recipe, data=True), trust=trust)
+    require_trust(recipe, trust=trust)  # without --data it can name a dataset class, too
     part = build_data(recipe, split).first(limit)
     on_oddities(part.oddities)
     match_categories(checkpoint.categories, part.ground_truth)  # before the model is built, which takes longer
