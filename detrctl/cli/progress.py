@@ -161,7 +161,8 @@ def closing(event: "events.RunEnded") -> Iterator[str]:
     if event.best_scores is not None and event.best_epoch is not None:
         yield f"best, after epoch {event.best_epoch:.4g}: {numbers(event.best_scores)}"
     yield f"checkpoint: {event.checkpoint}"
-    yield f"next: detrctl eval --ckpt {event.run}, detrctl predict IMAGES --ckpt {event.run}"
+    ckpt = f"--ckpt {event.run}" + (" --trust" if event.own_parts else "")
+    yield f"next: detrctl eval {ckpt}, detrctl predict IMAGES {ckpt}"
 
 
 def numbers(scores: Mapping[str, float | None]) -> str:

@@ -31,6 +31,9 @@ def train(
         typer.Option(metavar="FILE_OR_RUN", help="Take weights only from a checkpoint, class rows by class name."),
     ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Import parts of others that the run to go on with names.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="The same as --set train.seed=N.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only try the largest batch: does it fit, and how long is a step?")
@@ -49,10 +52,20 @@ def train(
             raise DetrctlError("--dry-run tries a recipe: leave --resume away")
         _try(recipe, changes, data, init_from, device)
     elif (processes := _processes(recipe, changes, resume, init_from, device)) > 1:
-        _launch(recipe, changes, processes, data=data, out=out, resume=resume, init_from=init_from, device=device)
+        _launch(
+            recipe,
+            changes,
+            processes,
+            data=data,
+            out=out,
+            resume=resume,
+            init_from=init_from,
+            device=device,
+            trust=trust,
+        )
     else:
         launch.end_with_launcher()
-        _train(recipe, changes, data=data, out=out, resume=resume, init_from=init_from, device=device)
+        _train(recipe, changes, data=data, out=out, resume=resume, init_from=init_from, device=device, trust=trust)
 
 
 def _processes(recipe: str | None, changes: list[str], resume: Path | None, init_from: Path | None, device: str) -> int:
@@ -76,10 +89,12 @@ def _launch(
     recipe: str | None,
     changes: list[str],
     processes: int,
+    *,
+    trust: bool,
     **options: str | Path | None,
 ) -> None:
     """This same command as several processes."""
-    words = [] if recipe is None else [recipe]
+    words = ([] if recipe is None else [recipe]) + (["--trust"] if trust else [])
     for name, value in options.items():
         words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     for change in changes:
@@ -99,6 +114,7 @@ def _train(
     resume: Path | None,
     init_from: Path | None,
     device: str,
+    trust: bool,
 ) -> None:
     from detrctl.cli import render
     from detrctl.cli.progress import Telling
@@ -116,6 +132,7 @@ def _train(
                 resume=resume,
                 init_from=init_from,
                 device=device,
+                trust=trust,
                 on_event=Telling(shown),
             )
     except Interrupted as stop:

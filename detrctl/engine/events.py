@@ -144,7 +144,7 @@ class CheckpointSaved:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """`ended_by`: `epochs`, `time` or `patience`."""
+    """`ended_by`: `epochs`, `time` or `patience`. `own_parts` are imported again only with `--trust`."""
 
     run: Path
     checkpoint: Path
@@ -156,6 +156,7 @@ class RunEnded:
     best_scores: Scores | None
     best_epoch: float | None
     skipped_steps: int
+    own_parts: tuple[str, ...] = ()
 
 
 Event = (

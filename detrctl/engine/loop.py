@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from detrctl.engine import events
-from detrctl.engine.build import DataSplit, TrainingOrder
+from detrctl.engine.build import DataSplit, TrainingOrder, own_parts
 from detrctl.engine.clock import Clock, Pace, TimeLimit
 from detrctl.engine.evaluate import evaluate
 from detrctl.engine.interrupt import Interrupted, StopRequest
@@ -238,7 +238,8 @@ class Loop:
 
     def _how_to_go_on(self) -> str:
         epoch, step = divmod(self.standing.step, self._steps)
+        trust = " --trust" if own_parts(self._recipe) else ""
         return (
             f"stopped after {epoch} epochs and {step} steps of the next; everything is saved. "
-            f"Go on with: detrctl train --resume {self._keeper.run.path}"
+            f"Go on with: detrctl train --resume {self._keeper.run.path}{trust}"
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detrctl.engine.build import with_data
+from detrctl.engine.build import require_trust, with_data
 from detrctl.engine.checkpoint import Checkpoint, load
 from detrctl.engine.runs import existing_run
 from detrctl.errors import DetrctlError
@@ -36,6 +36,7 @@ def begin(
     out: str | Path | None,
     resume: str | Path | None,
     init_from: str | Path | None,
+    trust: bool = False,
 ) -> Start:
     """The arguments of `train`: a recipe by name or path, or as an object that is taken as it is; or a run."""
     root = None if data is None else str(data)
@@ -43,7 +44,7 @@ def begin(
         for name, value in {"the recipe": recipe, "--out": out, "--init-from": init_from}.items():
             if value is not None:
                 raise DetrctlError(f"--resume goes on with a run as it is: leave {name} away")
-        return _go_on(Path(resume), overrides, root)
+        return _go_on(Path(resume), overrides, root, trust=trust)
     folder, source = (None if path is None else Path(path) for path in (out, init_from))
     name, plain, notes = _read(recipe, overrides, from_checkpoint=source is not None)
     return Start(name, placed(plain, root, overrides), folder, None, source, notes)
@@ -66,10 +67,14 @@ def _read(
     return loaded.name, loaded.recipe, tuple(str(note) for note in loaded.notes)
 
 
-def _go_on(run: Path, overrides: Sequence[str], data: str | None) -> Start:
-    """The recipe in the run's folder, with what `overrides` change of it, and its last checkpoint."""
+def _go_on(run: Path, overrides: Sequence[str], data: str | None, *, trust: bool) -> Start:
+    """The recipe in the run's folder, with what `overrides` change of it, and its last checkpoint.
+
+    A run folder can come from somebody else, and be as little trusted as a checkpoint.
+    """
     folder = existing_run(run)
     loaded = load_recipe(str(folder.recipe), overrides)
+    require_trust(loaded.recipe, trust=trust)
     return Start(run.name, placed(loaded.recipe, data, overrides), run, load(folder.last))
 
 

@@ -10,6 +10,7 @@ import torch
 from detrctl.engine import events
 from detrctl.engine.assemble import Assembly, assemble
 from detrctl.engine.board import with_tensorboard
+from detrctl.engine.build import own_parts
 from detrctl.engine.distributed import Processes, choose_device, connected, emulates_bf16, on_first
 from detrctl.engine.journal import Journal
 from detrctl.engine.keeper import Keeper
@@ -49,17 +50,19 @@ def train(
     resume: str | Path | None = None,
     init_from: str | Path | None = None,
     device: str = "auto",
+    trust: bool = False,
     on_event: events.OnEvent = events.ignore,
 ) -> TrainResult:
     """Train a recipe, given by name, path or as an object, or go on with the run folder `resume`.
 
     `overrides` are `train.lr=2e-4` and the like; `data` replaces the recipe's dataset; `init_from` is a checkpoint, or
-    a run folder, that only weights are taken from. Seeds the global random generators. Started by `torchrun`, every
-    process calls this alike, and `on_event` is called on the first one.
+    a run folder, that only weights are taken from; `trust` lets a resumed run import parts that are not ours. Seeds the
+    global random generators. Started by `torchrun`, every process calls this alike, and `on_event` is called on the
+    first one.
 
     Raises DetrctlError for what the user can mend, Interrupted after a Ctrl-C or SIGTERM, when everything is saved.
     """
-    start = begin(recipe, overrides=overrides, data=data, out=out, resume=resume, init_from=init_from)
+    start = begin(recipe, overrides=overrides, data=data, out=out, resume=resume, init_from=init_from, trust=trust)
     place = choose_device(device)
     with connected(place) as processes:
         return _train(start, place, processes, on_event)
@@ -89,7 +92,7 @@ def _train(start: Start, device: torch.device, processes: Processes, on_event: e
             journal.say(events.Warned(note))
         ended_by = Loop(parts.feed, keeper, standing, journal).run()
         result = _result(keeper.run, standing, ended_by)
-        journal.say(_ended(result, standing, parts.feed))
+        journal.say(_ended(result, standing, parts.feed, start.recipe))
     return result
 
 
@@ -163,7 +166,7 @@ def _result(run: RunFolder, standing: Standing, ended_by: str) -> TrainResult:
     )
 
 
-def _ended(result: TrainResult, standing: Standing, feed: Feed) -> events.RunEnded:
+def _ended(result: TrainResult, standing: Standing, feed: Feed, recipe: Recipe) -> events.RunEnded:
     return events.RunEnded(
         run=result.run,
         checkpoint=result.checkpoint,
@@ -175,4 +178,5 @@ def _ended(result: TrainResult, standing: Standing, feed: Feed) -> events.RunEnd
         best_scores=result.best_scores,
         best_epoch=result.best_epoch,
         skipped_steps=standing.skipped,
+        own_parts=tuple(own_parts(recipe)),
     )

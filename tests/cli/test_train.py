@@ -73,7 +73,7 @@ def test_a_piped_training_is_one_plain_line_an_epoch(folder: Path, capsys: pytes
         r"at the end: AP [\d.]+  AP50 [\d.]+  AP75 [\d.]+",
         r"best, after epoch [12]: AP [\d.]+  AP50 [\d.]+  AP75 [\d.]+",
         rf"checkpoint: {out}/checkpoints/best\.pt",
-        rf"next: detrctl eval --ckpt {out}, detrctl predict IMAGES --ckpt {out}",
+        rf"next: detrctl eval --ckpt {out} --trust, detrctl predict IMAGES --ckpt {out} --trust",
     ]
     assert len(said.splitlines()) == len(patterns), said
     for line, pattern in zip(said.splitlines(), patterns, strict=True):
@@ -135,10 +135,10 @@ def test_mistakes_are_one_line_each(folder: Path, done: Path, capsys: pytest.Cap
         f"{done}: exists already and is never overwritten; choose another --out, "
         f"or go on with it: detrctl train --resume {done}"
     )
-    assert mistake(capsys, "--resume", done) == (
+    assert mistake(capsys, "--resume", done, "--trust") == (
         f"--resume {done}: all 2 epochs are done; for more of them add --set train.epochs=4"
     )
-    assert mistake(capsys, "--resume", done, "--seed", "5", "--set", "train.epochs=4") == (
+    assert mistake(capsys, "--resume", done, "--trust", "--seed", "5", "--set", "train.epochs=4") == (
         f"--resume {done}: it was started with seed 42, which cannot change"
     )
     assert mistake(capsys, recipe, "--resume", done) == "--resume goes on with a run as it is: leave the recipe away"
@@ -184,12 +184,12 @@ def test_a_signal_saves_and_says_how_to_go_on(folder: Path, tmp_path: Path, numb
     last = said.read_text().splitlines()[-1]
     assert re.fullmatch(
         rf"warning: stopped after \d+ epochs and \d steps of the next; everything is saved\. "
-        rf"Go on with: detrctl train --resume {out}",
+        rf"Go on with: detrctl train --resume {out} --trust",
         last,
     )
     steps = RunFolder(out).rows("train")[-1]["step"]
     epochs = steps // 2 + 1
-    assert run(["train", "--resume", str(out), "--set", f"train.epochs={epochs}", "--device", "cpu"]) == 0
+    assert run(["train", "--resume", str(out), "--trust", "--set", f"train.epochs={epochs}", "--device", "cpu"]) == 0
     assert [row["step"] for row in RunFolder(out).rows("train")] == list(range(1, 2 * epochs + 1))
 
 

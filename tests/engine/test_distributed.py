@@ -76,7 +76,7 @@ def test_two_processes_train_as_one_with_the_same_batches(root: Path, tmp_path: 
 
 
 def resume_child(run: Path, epochs: int) -> None:
-    train(resume=run, overrides=[f"train.epochs={epochs}"], device="cpu")
+    train(trust=True, resume=run, overrides=[f"train.epochs={epochs}"], device="cpu")
 
 
 def test_two_processes_resume_bit_by_bit(root: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_signal_stops_both_processes_at_the_same_step(root: Path, tmp_path: Pa
     assert codes == [143, 143], said(tmp_path)
     texts = [(tmp_path / f"out-{rank}.txt").read_text() for rank in (0, 1)]
     assert texts[0] == texts[1]
-    assert texts[0].endswith(f"everything is saved. Go on with: detrctl train --resume {run}\n")
+    assert texts[0].endswith(f"everything is saved. Go on with: detrctl train --resume {run} --trust\n")
     assert load(run / "checkpoints" / "last.pt").training is not None
 
 

@@ -54,12 +54,12 @@ def test_a_ctrl_c_saves_what_the_same_command_goes_on_with(folder: Path) -> None
     said, errors = child.communicate(timeout=60)
     assert child.returncode == 130
     assert ", 2 processes; Ctrl-C" in said
-    assert errors.splitlines()[-1].endswith(f"everything is saved. Go on with: detrctl train --resume {out}")
+    assert errors.splitlines()[-1].endswith(f"everything is saved. Go on with: detrctl train --resume {out} --trust")
     training = load(out / "checkpoints" / "last.pt").training
     assert training is not None
     assert len(training["random"]) == 2
     epochs = training["standing"]["step"] // 2 + 1
-    again = start("--resume", out, "--set", f"train.epochs={epochs}")
+    again = start("--resume", out, "--trust", "--set", f"train.epochs={epochs}")
     said, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert said.count(f"epoch {epochs}/{epochs}") == 1

@@ -36,7 +36,7 @@ def test_a_run_on_a_relative_path_is_used_from_another_folder(
     run = train(recipe, data="../data", out=tmp_path / "run", device="cpu").run
     monkeypatch.chdir("/")
     assert evaluate_checkpoint(run, device="cpu", trust=True).data == str(tmp_path / "data")
-    train(resume=run, overrides=["train.epochs=2"], device="cpu")
+    train(trust=True, resume=run, overrides=["train.epochs=2"], device="cpu")
 
 
 def test_every_path_of_the_data_becomes_absolute(recipe: str, tmp_path: Path) -> None:

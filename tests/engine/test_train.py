@@ -278,7 +278,7 @@ def test_a_backbone_whose_rate_is_0_keeps_its_statistics(root: Path, tmp_path: P
 def test_n_and_n_epochs_are_2n_epochs_bit_by_bit(root: Path, tmp_path: Path) -> None:
     whole = train(everything(root, epochs=4), out=tmp_path / "whole", device="cpu")
     half = train(everything(root, epochs=2), out=tmp_path / "half", device="cpu")
-    resumed = train(resume=half.run, overrides=["train.epochs=4"], device="cpu")
+    resumed = train(trust=True, resume=half.run, overrides=["train.epochs=4"], device="cpu")
     assert same(lasting(load(resumed.run / "checkpoints/last.pt")), lasting(load(whole.run / "checkpoints/last.pt")))
     assert logged(resumed.run) == logged(whole.run)
     assert resumed.scores == whole.scores
@@ -301,10 +301,10 @@ def test_an_interrupted_run_goes_on_bit_by_bit(
         train(everything(root), out=run, device="cpu", on_event=interrupt_at(when))
     assert str(caught.value) == (
         f"stopped after {step // 2} epochs and {step % 2} steps of the next; everything is saved. "
-        f"Go on with: detrctl train --resume {run}"
+        f"Go on with: detrctl train --resume {run} --trust"
     )
     assert json.loads((run / "summary.json").read_text())["ended_by"] == "signal"
-    resumed = train(resume=run, device="cpu")
+    resumed = train(trust=True, resume=run, device="cpu")
     assert same(lasting(load(run / "checkpoints/last.pt")), lasting(load(straight.run / "checkpoints/last.pt")))
     assert logged(run) == logged(straight.run)
     assert resumed.best_scores == straight.best_scores
@@ -313,7 +313,7 @@ def test_an_interrupted_run_goes_on_bit_by_bit(
 def test_more_epochs_stretch_the_schedule_of_a_finished_run(root: Path, tmp_path: Path) -> None:
     cosine = {"kind": "cosine"}
     half = train(tiny.recipe(root, epochs=2, schedule=cosine), out=tmp_path / "half", device="cpu")
-    train(resume=half.run, overrides=["train.epochs=4"], device="cpu")
+    train(trust=True, resume=half.run, overrides=["train.epochs=4"], device="cpu")
     rates = [row["lr"]["transformer"] for row in logged(half.run) if row["kind"] == "train"]
     as_if_whole = [0.5e-3 * (1 + math.cos(math.pi * step / 8)) for step in range(4, 8)]
     assert rates[4:] == pytest.approx(as_if_whole)
@@ -328,7 +328,7 @@ def test_more_minutes_stretch_the_schedule_of_a_run_whose_time_was_used_up(root:
     steps = load(run / "checkpoints" / "last.pt").training["standing"]["step"]  # type: ignore[index]
     stop = interrupt_at(lambda event: isinstance(event, events.StepDone))
     with pytest.raises(Interrupted):
-        train(resume=run, overrides=["train.max_minutes=1"], device="cpu", on_event=stop)
+        train(trust=True, resume=run, overrides=["train.max_minutes=1"], device="cpu", on_event=stop)
     rates = {row["step"]: row["lr"]["transformer"] for row in logged(run) if row["kind"] == "train"}
     assert rates[steps] < 0.2e-3
     assert rates[steps + 1] > 0.99e-3  # about a sixtieth of the time is used up
@@ -349,7 +349,7 @@ def test_a_run_that_was_killed_goes_on_from_the_last_epoch_bit_by_bit(
     child = start(killed_child, root, run, output=tmp_path / "said.txt")
     assert finish(child) == -signal.SIGKILL
     assert [row["step"] for row in logged(run) if row["kind"] == "train"] == [1, 2, 3, 4, 5]
-    train(resume=run, device="cpu")
+    train(trust=True, resume=run, device="cpu")
     assert same(load(run / "checkpoints/last.pt").weights, load(straight.run / "checkpoints/last.pt").weights)
     assert logged(run) == logged(straight.run)
 
@@ -377,8 +377,17 @@ def test_resuming_what_cannot_be_resumed_is_one_line(straight: TrainResult, root
         ({"recipe": "detr_r50"}, "--resume goes on with a run as it is: leave the recipe away"),
     ]:
         with pytest.raises(DetrctlError) as caught:
-            train(resume=run, device="cpu", **arguments)  # type: ignore[arg-type]
+            train(resume=run, device="cpu", trust=True, **arguments)  # type: ignore[arg-type]
         assert str(caught.value) == expected
+
+
+def test_a_run_that_names_somebodys_parts_goes_on_only_when_trusted(straight: TrainResult) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        train(resume=straight.run, overrides=["train.epochs=4"], device="cpu")
+    assert str(caught.value) == (
+        "this checkpoint wants to import tests.engine.tiny:TinyBackbone, which can run any code: "
+        "add --trust if you know it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -397,7 +406,7 @@ def test_a_damaged_training_state_is_one_line(
     straight: TrainResult, tmp_path: Path, damage: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
-        train(resume=spoilt(straight, tmp_path, damage), overrides=["train.epochs=4"], device="cpu")
+        train(trust=True, resume=spoilt(straight, tmp_path, damage), overrides=["train.epochs=4"], device="cpu")
     assert str(caught.value) == f"--resume {tmp_path}/run: its last checkpoint cannot be gone on with: {expected}"
 
 
@@ -424,14 +433,14 @@ def test_damage_inside_the_training_state_is_one_line(
     straight: TrainResult, tmp_path: Path, damage: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
-        train(resume=spoilt(straight, tmp_path, damage), overrides=["train.epochs=4"], device="cpu")
+        train(trust=True, resume=spoilt(straight, tmp_path, damage), overrides=["train.epochs=4"], device="cpu")
     assert str(caught.value) == f"--resume {tmp_path}/run: {expected}"
 
 
 def test_resuming_on_other_classes_is_refused(straight: TrainResult, tmp_path: Path) -> None:
     tiny.write_split(tmp_path, "train", 8, classes=("dark", "bright"))
     with pytest.raises(CheckpointError) as caught:
-        train(resume=straight.run, data=tmp_path, overrides=["train.epochs=4"], device="cpu")
+        train(trust=True, resume=straight.run, data=tmp_path, overrides=["train.epochs=4"], device="cpu")
     assert str(caught.value) == (
         f"--resume {straight.run}: the dataset's classes are not those that the run was started with"
     )
