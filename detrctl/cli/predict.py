@@ -55,6 +55,8 @@ def predict(
     from detrctl.engine.predict import load, predict_files
 
     predictor = load(chosen_checkpoint(ckpt), device=device, trust=trust)
+    for note in predictor.notes:
+        render.warn(note)
     least = predictor.recipe.evaluate.score if score is None else score
     output = PredictionFolder(fresh_folder(out), predictor.categories.ids, pictures=pictures)
     tally = Tally(least)

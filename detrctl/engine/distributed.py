@@ -171,6 +171,13 @@ def emulates_bf16(device: torch.device, capabilities: Mapping[str, Any] | None =
     return known.get("architecture") == "x86_64" and not (known.get("amx_bf16") or known.get("avx512_bf16"))
 
 
+def precision_of_use(trained: str, device: torch.device) -> tuple[str, tuple[str, ...]]:
+    """What to evaluate and predict in after training in `trained`, and what the user should hear of it."""
+    if trained == "bf16" and emulates_bf16(device):
+        return "fp32", ("this CPU has no bf16 arithmetic, so that fp32 is used where training used bf16",)
+    return trained, ()
+
+
 @contextlib.contextmanager
 def connected(device: torch.device) -> Iterator[Processes]:
     """The processes that `torchrun` started, or this one alone."""

@@ -13,7 +13,7 @@ from torch import nn
 from detrctl.data.check import listed
 from detrctl.engine.build import build_data, evaluation_loader, learner_from, require_trust, with_data
 from detrctl.engine.checkpoint import find_checkpoint, load
-from detrctl.engine.distributed import Alone, Processes, choose_device, connected
+from detrctl.engine.distributed import Alone, Processes, choose_device, connected, precision_of_use
 from detrctl.errors import DataError, NonFiniteError
 from detrctl.evaluation.coco_metrics import CocoScores, score
 from detrctl.evaluation.ground_truth import GroundTruth
@@ -94,6 +94,7 @@ def evaluate_checkpoint(
     """
     checkpoint = load(find_checkpoint(None if ckpt is None else Path(ckpt)))
     recipe, where = with_data(checkpoint.recipe, data), choose_device(device)
+    precision, notes = precision_of_use(recipe.train.precision, where)
     require_trust(recipe, trust=trust)  # without --data it can name a dataset class, too
     part = build_data(recipe, split).first(limit)
     on_oddities(part.oddities)
@@ -112,14 +113,14 @@ def evaluate_checkpoint(
             part.ground_truth,
             checkpoint.categories,
             device=where,
-            precision=recipe.train.precision,
+            precision=precision,
             max_dets=max_dets or recipe.evaluate.max_dets,
             processes=processes,
             on_progress=lambda done: on_progress(min(done * processes.world, part.images), part.images),
         )
         unread = sorted({file for files in processes.gather(part.unread()) for file in files})
     lost = (f"image files that could not be read, left out of the scores: {listed(unread)}",) if unread else ()
-    return replace(done, notes=done.notes + lost, data=recipe.data.root or "the recipe's data")
+    return replace(done, notes=notes + done.notes + lost, data=recipe.data.root or "the recipe's data")
 
 
 def _score_once(

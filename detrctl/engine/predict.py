@@ -20,7 +20,7 @@ from detrctl.data.transforms import make_record
 from detrctl.engine.build import learner_from, transform
 from detrctl.engine.checkpoint import find_checkpoint
 from detrctl.engine.checkpoint import load as load_checkpoint
-from detrctl.engine.distributed import choose_device
+from detrctl.engine.distributed import choose_device, precision_of_use
 from detrctl.engine.evaluate import detect_all, on_device
 from detrctl.errors import DataError, DetrctlError
 from detrctl.evaluation.drawing import Mark, class_colour, draw
@@ -78,13 +78,17 @@ class ImageResult:
 
 
 class Predictor:
-    """A learner with the categories, the image size and the score threshold that it was trained with."""
+    """A learner with the categories, the image size and the score threshold that it was trained with.
+
+    `notes` are worth a line to the user.
+    """
 
     def __init__(self, learner: Learner, *, recipe: Recipe, categories: Categories, device: torch.device):
         self.categories = categories
         self.recipe = recipe
         self._learner = on_device(learner, device).eval()
         self._device = device
+        self._precision, self.notes = precision_of_use(recipe.train.precision, device)
         self._transform = transform(recipe, augment=False)
 
     def predict(
@@ -117,8 +121,7 @@ class Predictor:
         return to_sample(self._transform(make_record(pixels, *nothing)), i, (height, width))
 
     def _detect(self, batch: Batch) -> Iterator[tuple[Detections, tuple[int, int]]]:
-        precision = self.recipe.train.precision  # as the evaluations of its training
-        for images, detections in detect_all(self._learner, [batch], device=self._device, precision=precision):
+        for images, detections in detect_all(self._learner, [batch], device=self._device, precision=self._precision):
             for found, (height, width) in zip(detections, images.original_sizes_hw.tolist(), strict=True):
                 yield _on_cpu(found), (height, width)
 

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from detrctl.boxes import Cxcywh, XyxyPx
-from detrctl.engine.evaluate import evaluate, match_categories
+from detrctl.engine.build import build_learner
+from detrctl.engine.checkpoint import Checkpoint, save
+from detrctl.engine.evaluate import evaluate, evaluate_checkpoint, match_categories
 from detrctl.errors import DataError, NonFiniteError
 from detrctl.evaluation.ground_truth import GroundTruth
 from detrctl.structures import Batch, Categories, Detections, ImageBatch, Targets
+from tests.engine import tiny
 
 CPU = torch.device("cpu")
 CATEGORIES = Categories(names=("cat", "dog"), ids=(3, 7))
@@ -180,3 +183,19 @@ def test_two_processes_agree_and_count_repeated_images_once(tmp_path: Path):
     said = [process.communicate(timeout=120)[0] for process in both]
     alone = evaluate(Oracle(), [batch(1, 2, 3)], truths(), CATEGORIES, device=CPU).scores["AP"]
     assert said == [f"0 3 {alone} 3\n", f"1 0 {alone} 3\n"]
+
+
+def test_a_checkpoint_of_bf16_is_scored_in_fp32_where_bf16_is_emulated(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("detrctl.engine.distributed.emulates_bf16", lambda device: True)
+    recipe = tiny.recipe(tiny.dataset(tmp_path / "data"), precision="bf16")
+    categories = Categories(tiny.CLASSES, (1, 6))
+    weights = build_learner(recipe, categories).network.state_dict()
+    notes = []
+    for precision in ("bf16", "fp32"):
+        changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+        save(Checkpoint(changed, categories, weights), tmp_path / "last.pt")
+        done = evaluate_checkpoint(tmp_path / "last.pt", device="cpu", trust=True)
+        notes.append((done.notes, done.results))
+    assert notes[0][0] == ("this CPU has no bf16 arithmetic, so that fp32 is used where training used bf16",)
+    assert notes[1][0] == ()
+    assert notes[0][1] == notes[1][1]

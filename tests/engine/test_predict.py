@@ -169,3 +169,23 @@ def test_only_broken_files_do_not_reach_the_model(tmp_path: Path, predictor: Pre
     (file,) = predict_files(predictor, [tmp_path / "none.jpg"])
     assert file.problem == f"{tmp_path / 'none.jpg'}: no such image file"
     assert learner.batches == []
+
+
+@pytest.mark.parametrize(("emulated", "precision"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_bf16_that_is_emulated_is_fp32_and_said(
+    monkeypatch: pytest.MonkeyPatch, emulated: bool, precision: torch.dtype
+) -> None:
+    monkeypatch.setattr("detrctl.engine.distributed.emulates_bf16", lambda device: emulated)
+    used: list[torch.dtype] = []
+
+    class Multiplying(Halves):
+        def detect(self, images: ImageBatch) -> list[Detections]:
+            used.append((torch.ones(1, 1) @ torch.ones(1, 1)).dtype)
+            return super().detect(images)
+
+    recipe = Recipe.model_validate({"train": {"precision": "bf16"}, "data": {"eval_size": 32, "eval_max_size": 64}})
+    predictor = Predictor(Multiplying(), recipe=recipe, categories=CATEGORIES, device=CPU)  # type: ignore[arg-type]
+    predictor.predict(photo())
+    assert used == [precision]
+    said = ("this CPU has no bf16 arithmetic, so that fp32 is used where training used bf16",)
+    assert predictor.notes == (said if emulated else ())
