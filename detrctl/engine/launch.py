@@ -74,7 +74,9 @@ def launch(arguments: Sequence[str], processes: int) -> Launched:
     SIGINT and SIGTERM are passed on. When one process fails, the others are ended.
     """
     crew = Crew(_command(arguments), processes)
-    passed_on = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
+    passed_on = [signal.SIGINT, signal.SIGTERM, signal.SIGTSTP]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup the processes outlive the terminal
+        passed_on.append(signal.SIGHUP)
     before = {number: signal.signal(number, crew.pass_on) for number in passed_on}
     try:
         crew.start()

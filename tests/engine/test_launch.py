@@ -126,6 +126,21 @@ def test_each_process_hears_a_signal_once(crew: list[Crew]) -> None:
     assert outcome(crew, first=counting, second=counting, number=signal.SIGTERM) == Launched(1)
 
 
+def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_command", lambda arguments: [sys.executable, "-S", "-c", *arguments])
+    program = (
+        "import os, signal, time\n"
+        "if os.environ['RANK'] == '0':\n os.kill(os.getppid(), signal.SIGHUP)\n"
+        "time.sleep(0.5)\nraise SystemExit(0)\n"
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert launch.launch([program], 2) == Launched(0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert launch.launch([program.replace("SIGHUP", "SIGTERM")], 2).code == 128 + signal.SIGTERM
+
+
 # ---- how many ----
 
 
