@@ -94,6 +94,14 @@ def _command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, *safe, "-m", "detrctl", *arguments]
 
 
+def _python_path() -> dict[str, str]:
+    """A checkout that this process found otherwise than by PYTHONPATH or the working folder is found by all of them."""
+    home = Path(__file__).resolve().parents[2]
+    if home.name in ("site-packages", "dist-packages"):  # there anyway, and before the standard library it does harm
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(home)]))}
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -114,6 +122,7 @@ class Crew:
     def start(self) -> None:
         shared = {
             **os.environ,
+            **_python_path(),
             LAUNCHER: str(os.getpid()),
             "WORLD_SIZE": str(self._world),
             "LOCAL_WORLD_SIZE": str(self._world),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from detrctl.cli.app import run
 from detrctl.engine import launch
 from detrctl.engine.checkpoint import load
 from detrctl.engine.launch import Crew, Launched, processes_that_fit
@@ -35,10 +36,14 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
 # ---- the command ----
 
 
-def test_a_users_mistake_inside_the_processes_is_one_line(folder: Path) -> None:
-    child = start(folder / "tiny.yaml", "--data", folder / "none", "--out", folder / "mistaken")
-    said, errors = child.communicate(timeout=120)
-    assert (child.returncode, said) == (2, "")
+def test_a_users_mistake_inside_the_processes_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From another folder, with detrctl on the path of this process only."""
+    monkeypatch.chdir(folder)
+    assert run(["train", "tiny.yaml", "--data", "none", "--out", "mistaken", "--device", "cpu"]) == 2
+    said, errors = capfd.readouterr()
+    assert said == ""
     assert errors == f"{folder}/none: no such folder; give the folder that holds a dataset's images and annotations\n"
 
 
