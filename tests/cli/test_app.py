@@ -76,7 +76,7 @@ def test_our_own_mistakes_keep_their_traceback(failing):
         ("predict", "x.jpg", "--ckpt", "n" * 300),
         ("eval", "--ckpt", "n" * 300),
         ("eval", "--predictions", "n" * 300, "--annotations", "n" * 300),
-        ("train", "quickstart", "--data", "n" * 300),
+        ("train", "quickstart", "--data", "n" * 300, "--set", "train.processes=1"),
         ("train", "n" * 300),
     ],
 )
