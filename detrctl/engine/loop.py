@@ -180,6 +180,9 @@ class Loop:
         if evaluates:
             self._evaluate()
         standing.closed_epochs = epoch
+        if epoch == 1:  # every image was read once by now
+            for line in self._feed.train.found_on_reading():
+                self._journal.say(events.Warned(line))
         self._journal.epoch_done(train.epochs, self._rates, self._seconds_left(), evaluated=evaluates)
         if train.keep_every and epoch % train.keep_every == 0:
             self._keeper.save_weights(self._keeper.run.kept(epoch))

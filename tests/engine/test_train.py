@@ -236,6 +236,19 @@ def test_more_objects_than_queries_are_counted_and_said_once(root: Path, tmp_pat
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["images_with_more_objects_than_queries"] == 6
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_breaks_off_is_named_after_the_first_epoch(tmp_path: Path, workers: int) -> None:
+    root = tiny.dataset(tmp_path / "data")
+    file = root / "images" / "train" / "2.png"
+    file.write_bytes(file.read_bytes()[:-2000])  # the header, which is looked at before the run, stays whole
+    heard: list[events.Event] = []
+    recipe = tiny.recipe(root, data={"broken_images": "skip", "workers": workers})
+    train(recipe, out=tmp_path / "run", device="cpu", on_event=heard.append)
+    said = [event.message for event in heard if isinstance(event, events.Warned) and "2.png" in event.message]
+    assert len(said) == 1
+    assert said[0].startswith("image files that could not be read, skipped: ")
+
+
 def test_each_epoch_has_an_augmentation_of_its_own(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_for: list[tuple[int, int]] = []
     plain = DetectionDataset.__getitem__
