@@ -34,7 +34,7 @@ PLACEMENTS = {"attention": PositionsApart, "values": PositionsInValues}
 SLOTS = {"zero": LearnedSlots, "learned": LearnedSlotsWithContent}
 
 
-def detr(model: schema.DetrModel, objective: schema.Objective, num_classes: int) -> Learner:
+def detr(model: schema.DetrModel, objective: schema.SoftmaxObjective, num_classes: int) -> Learner:
     """DETR on features of one stage: dense attention, learned slots, absolute boxes, softmax with no-object."""
     backbone = build_backbone(model.backbone)
     encoder, decoder = build_encoder(model), build_decoder(model, num_classes)
@@ -58,7 +58,7 @@ def detr(model: schema.DetrModel, objective: schema.Objective, num_classes: int)
     )
 
 
-def build_backbone(backbone: schema.Backbone) -> Backbone:
+def build_backbone(backbone: schema.OneStage) -> Backbone:
     """The network that a recipe names, with its weights loaded."""
     if backbone.name not in RESNETS:
         return own_backbone(backbone)
@@ -131,7 +131,7 @@ def build_box_head(model: schema.DetrModel) -> nn.Module:
     return MLP(width=model.width, outputs=4, depth=3)
 
 
-def softmax_criterion(objective: schema.Objective, *, num_classes: int, queries: int) -> Criterion:
+def softmax_criterion(objective: schema.SoftmaxObjective, *, num_classes: int, queries: int) -> Criterion:
     match = objective.match
     return Criterion(
         matcher=Matcher(probability_cost, class_weight=match.class_weight, l1=match.l1, giou=match.giou),

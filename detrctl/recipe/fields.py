@@ -81,7 +81,9 @@ def follow(node: Node) -> Node:
 def families(node: Node) -> dict[str, Node]:
     """The variants of a union told apart by a field, by that field's value; empty where there is one kind only."""
     mapping = node.get("discriminator", {}).get("mapping", {})
-    return {name: follow({"$ref": reference}) for name, reference in mapping.items()}
+    order = [option.get("$ref") for option in node.get("oneOf", ())]  # as declared; the mapping is in alphabetic order
+    by_place = sorted(mapping.items(), key=lambda item: order.index(item[1]))
+    return {name: follow({"$ref": reference}) for name, reference in by_place}
 
 
 def tag_field(node: Node) -> str:

@@ -3,7 +3,7 @@
 No torch here. The tree of sections mirrors the YAML: `model`, `objective`, `data`, `train`, `evaluate`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,8 +34,23 @@ class Backbone(Section):
     dilation: bool = Field(
         False, description="DC5: the last stage keeps its resolution and dilates instead (bottleneck networks only)."
     )
-    stage: Literal[3, 4, 5] = Field(5, description="Which stage's features enter the encoder (published: 5, i.e. C5).")
     options: dict[str, Any] = Field({}, description="Keyword arguments for a backbone of your own.")
+
+
+class OneStage(Backbone):
+    """A backbone of which one stage is used."""
+
+    stage: Literal[3, 4, 5] = Field(5, description="Which stage's features enter the encoder (published: 5, i.e. C5).")
+
+
+class SeveralStages(Backbone):
+    """A backbone of which several stages are used, the finest first."""
+
+    stages: list[Literal[2, 3, 4, 5]] = Field(
+        [3, 4, 5],
+        min_length=1,
+        description="Whose features enter the encoder, the finest first (published: 3, 4, 5, i.e. C3 to C5).",
+    )
 
 
 class PositionEncoding(Section):
@@ -43,6 +58,12 @@ class PositionEncoding(Section):
 
     kind: Literal["sine", "learned"] = Field("sine", description="Fixed sines (published) or learned rows and columns.")
     temperature: float = Field(10000.0, gt=0, description="Base of the sines' wavelengths.")
+    offset: float = Field(
+        0.0,
+        ge=-1,
+        le=1,
+        description="Added to the count of rows and columns, which starts at 1 (Deformable DETR: -0.5, cell centres).",
+    )
     cycles: float = Field(
         1.0, gt=0, description="Turns of the fastest sine across the image (published: 1); more tell neighbours apart."
     )
@@ -53,10 +74,12 @@ class PositionEncoding(Section):
     )
 
 
-class DetrModel(Section):
-    """DETR and DETR-DC5 (Carion et al. 2020)."""
+class Model(Section):
+    """What every model of the DETR wiring has. A family's section adds its own and overrides defaults."""
 
-    family: Literal["detr"] = Field("detr", description="Which family builds the model.")
+    implied_objective: ClassVar[str] = "focal"
+
+    family: str = Field(description="Which family builds the model.")
     backbone: Backbone = Field(Backbone(), description="The convolutional network.")
     position: PositionEncoding = Field(PositionEncoding(), description="Position encoding of the features.")
     width: int = Field(256, ge=8, le=2048, description="Channels of every token.")
@@ -67,6 +90,25 @@ class DetrModel(Section):
         6, ge=1, le=24, description="Decoder layers; each predicts, all but the last as auxiliary."
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout inside the transformer.")
+    queries: int = Field(300, ge=1, le=10000, description="Object queries: the most objects that one image can get.")
+    query_groups: int = Field(
+        1,
+        ge=1,
+        le=32,
+        description="Groups of queries in training, each matched on its own, so that every truth teaches so many "
+        "queries (Group DETR); only the first group predicts afterwards.",
+    )
+    class_head: PartName | None = Field(None, description="A class head of your own: `package.module:Name`.")
+    box_head: PartName | None = Field(None, description="A box head of your own: `package.module:Name`.")
+
+
+class DetrModel(Model):
+    """DETR and DETR-DC5 (Carion et al. 2020)."""
+
+    implied_objective: ClassVar[str] = "softmax"
+
+    family: Literal["detr"] = Field("detr", description="Which family builds the model.")
+    backbone: OneStage = Field(OneStage(), description="The convolutional network.")
     norm_first: bool = Field(
         False, description="Layer norm before attention and feed-forward (pre-norm) instead of after."
     )
@@ -74,27 +116,107 @@ class DetrModel(Section):
     query_content: Literal["zero", "learned"] = Field(
         "zero", description="What a query's content starts from: zeros (published) or a learned vector of its own."
     )
-    class_head: PartName | None = Field(None, description="A class head of your own: `package.module:Name`.")
-    box_head: PartName | None = Field(None, description="A box head of your own: `package.module:Name`.")
+
+
+class TopPairs(Model):
+    """A model with one sigmoid per class, so that a query can be detected as several classes."""
+
+    detections: int = Field(
+        100, ge=1, le=10000, description="How many of the best pairs of query and class are detections."
+    )
+
+
+class ConditionalModel(TopPairs):
+    """Conditional DETR (Meng et al. 2021): attention by content and by place, each on its own."""
+
+    family: Literal["conditional"] = Field("conditional", description="Which family builds the model.")
+    backbone: OneStage = Field(OneStage(), description="The convolutional network.")
+
+
+class Deformable(TopPairs):
+    """What the models with deformable attention have in common."""
+
+    backbone: SeveralStages = Field(SeveralStages(), description="The convolutional network.")
+    position: PositionEncoding = Field(
+        PositionEncoding(offset=-0.5), description="Position encoding of the features, of each level on its own."
+    )
+    extra_levels: int = Field(
+        1, ge=0, le=4, description="Coarser levels after the last stage's, each at half the resolution (published: 1)."
+    )
+    encoder_points: int = Field(4, ge=1, le=64, description="Points that a token looks at, per head and level.")
+    decoder_points: int = Field(4, ge=1, le=64, description="Points that a query looks at, per head and level.")
+    reference: Literal["fixed", "refined", "refined_twice"] = Field(
+        "fixed",
+        description="What a layer's box is measured from: the query's first point or box, the box of the layer before "
+        "(iterative refinement), or that box with its gradient (look forward twice).",
+    )
+    prediction_heads: Literal["shared", "per_layer"] = Field(
+        "shared", description="One class head and box head for all decoder layers, or one each (published if refined)."
+    )
+
+
+class DeformableModel(Deformable):
+    """Deformable DETR (Zhu et al. 2021), also with refinement and in two stages."""
+
+    family: Literal["deformable"] = Field("deformable", description="Which family builds the model.")
+    feedforward: int = Field(1024, ge=8, le=16384, description="Hidden channels of each layer's feed-forward part.")
+    query_source: Literal["learned", "proposals"] = Field(
+        "learned", description="Where queries come from: learned points, or the encoder's best proposals (two-stage)."
+    )
+    ranking: Literal["foreground", "best_class"] = Field(
+        "foreground",
+        description="What ranks proposals, and what their class head learns: object or not (published), or classes.",
+    )
 
 
 class MatchCost(Section):
-    """Weights of the matching cost, -probability, L1 and -GIoU."""
+    """Weights of the matching cost: the class term, L1 and -GIoU."""
 
     class_weight: float = Field(1.0, ge=0, description="Weight of the class term in the matching cost.")
     l1: float = Field(5.0, ge=0, description="Weight of the L1 distance in the matching cost.")
     giou: float = Field(2.0, ge=0, description="Weight of the generalised IoU in the matching cost.")
 
 
-class Objective(Section):
-    """What training minimises."""
+class FocalMatchCost(MatchCost):
+    """The same with the published weights of the focal class cost."""
 
+    class_weight: float = Field(2.0, ge=0, description="Weight of the class term in the matching cost.")
+
+
+class SetObjective(Section):
+    """What training by matching minimises, whatever the class loss."""
+
+    kind: str = Field(description="The class loss: softmax with no-object, or focal.")
     match: MatchCost = Field(MatchCost(), description="The cost by which predictions are assigned to truths.")
     class_weight: float = Field(1.0, ge=0, description="Weight of the classification loss.")
     l1: float = Field(5.0, ge=0, description="Weight of the L1 box loss.")
     giou: float = Field(2.0, ge=0, description="Weight of the GIoU box loss.")
-    no_object: float = Field(0.1, gt=0, le=1, description="Relative class weight of `no object` (softmax models).")
     auxiliary: bool = Field(True, description="Also train the predictions of the decoder layers before the last.")
+
+
+class SoftmaxObjective(SetObjective):
+    """Cross-entropy over the classes and no-object (Carion et al. 2020)."""
+
+    kind: Literal["softmax"] = Field("softmax", description="The class loss: softmax with no-object, or focal.")
+    no_object: float = Field(0.1, gt=0, le=1, description="Relative class weight of `no object` (softmax models).")
+
+
+class FocalObjective(SetObjective):
+    """One sigmoid per class with the focal loss (Lin et al. 2017), as Deformable DETR and all after it."""
+
+    kind: Literal["focal"] = Field("focal", description="The class loss: softmax with no-object, or focal.")
+    match: FocalMatchCost = Field(FocalMatchCost(), description="The cost by which predictions are assigned to truths.")
+    class_weight: float = Field(2.0, ge=0, description="Weight of the classification loss.")
+    alpha: float = Field(0.25, ge=0, le=1, description="What a positive weighs against a negative in the focal loss.")
+    gamma: float = Field(2.0, ge=0, description="How much the focal loss plays down what is already right.")
+    encoder: Literal["none", "all_proposals", "selected_proposals"] = Field(
+        "all_proposals",
+        description="Which of the encoder's proposals are trained too, in models whose queries come from them.",
+    )
+
+
+Objective = SoftmaxObjective | FocalObjective
+"""What training minimises, by `kind`."""
 
 
 class Split(Section):
@@ -214,8 +336,37 @@ class Evaluate(Section):
 class Recipe(Section):
     """One training setting, whole."""
 
-    model: DetrModel = Field(DetrModel(), description="The detector.")
-    objective: Objective = Field(Objective(), description="What training minimises.")
+    model: DetrModel | ConditionalModel | DeformableModel = Field(
+        DetrModel(), discriminator="family", description="The detector."
+    )
+    objective: Objective = Field(
+        default_factory=lambda made: _objective_of(made["model"]),
+        discriminator="kind",
+        description="What training minimises.",
+    )
     data: Data = Field(Data(), description="Where the images come from.")
     train: Train = Field(Train(), description="The optimisation.")
     evaluate: Evaluate = Field(Evaluate(), description="How predictions become scores.")
+
+
+OBJECTIVES: dict[str, type[SoftmaxObjective] | type[FocalObjective]] = {
+    "softmax": SoftmaxObjective,
+    "focal": FocalObjective,
+}
+FAMILIES = {
+    section.model_fields["family"].default: section for section in (DetrModel, ConditionalModel, DeformableModel)
+}
+
+
+def _objective_of(model: Model) -> SoftmaxObjective | FocalObjective:
+    return OBJECTIVES[model.implied_objective]()
+
+
+def implied_kinds(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's values with `objective.kind` named: if it is not, the model's family tells which one is meant."""
+    model, objective = values.get("model"), values.get("objective", {})
+    family = model.get("family", "detr") if isinstance(model, dict) else "detr"
+    if not isinstance(objective, dict) or "kind" in objective:
+        return values
+    implied = FAMILIES[family].implied_objective if isinstance(family, str) and family in FAMILIES else "softmax"
+    return {**values, "objective": {"kind": implied, **objective}}

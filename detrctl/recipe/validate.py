@@ -24,7 +24,7 @@ from detrctl.recipe.fields import (
 )
 from detrctl.recipe.locate import closest, did_you_mean
 from detrctl.recipe.rules import RULES, Level, Rule
-from detrctl.recipe.schema import Recipe
+from detrctl.recipe.schema import Recipe, implied_kinds
 
 WRONG_FAMILY = ("union_tag_invalid", "union_tag_not_found")
 """What pydantic calls an unknown or absent `family`."""
@@ -41,7 +41,7 @@ class Verdict:
 
 def check_fields(document: Document) -> Verdict:
     """Every field against its type and bounds. The recipe of the verdict has defaults in place of invalid fields."""
-    values = _with_tags(copy.deepcopy(document.values), schema_root())
+    values = _with_tags(implied_kinds(copy.deepcopy(document.values)), schema_root())
     findings: dict[FieldPath, Finding] = {}
     doubtful = {finding.path for finding in document.findings}
     recipe = None

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from detrctl.recipe.schema import Backbone, DetrModel, MatchCost, Objective, PositionEncoding
+from detrctl.recipe.schema import DetrModel, MatchCost, OneStage, PositionEncoding, SoftmaxObjective
 
 POSITIONS = {"sine": "sine", "v2": "sine", "learned": "learned", "v3": "learned"}
 
 
-def detr_sections(arguments: Mapping[str, Any]) -> tuple[DetrModel, Objective]:
+def detr_sections(arguments: Mapping[str, Any]) -> tuple[DetrModel, SoftmaxObjective]:
     """The model and the objective that facebookresearch/detr builds from these command-line arguments."""
     model = DetrModel(
-        backbone=Backbone(
+        backbone=OneStage(
             name=arguments["backbone"],
             dilation=arguments["dilation"],
             # A backbone rate of 0 leaves the whole backbone untrained there; any other trains stages 3 to 5.
@@ -27,7 +27,7 @@ def detr_sections(arguments: Mapping[str, Any]) -> tuple[DetrModel, Objective]:
         norm_first=arguments["pre_norm"],
         queries=arguments["num_queries"],
     )
-    objective = Objective(
+    objective = SoftmaxObjective(
         match=MatchCost(
             class_weight=arguments["set_cost_class"], l1=arguments["set_cost_bbox"], giou=arguments["set_cost_giou"]
         ),

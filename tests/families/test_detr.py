@@ -7,11 +7,11 @@ from torch import nn
 from detrctl.errors import DetrctlError
 from detrctl.families.catalog import FAMILIES
 from detrctl.families.learner import Learner
-from detrctl.recipe.schema import Backbone, DetrModel, Objective, PositionEncoding
+from detrctl.recipe.schema import DetrModel, OneStage, PositionEncoding, SoftmaxObjective
 from detrctl.structures import ImageBatch, Targets
 
 TINY = DetrModel(
-    backbone=Backbone(name="resnet10", norm="batch", frozen_stages=0),
+    backbone=OneStage(name="resnet10", norm="batch", frozen_stages=0),
     width=32,
     heads=4,
     feedforward=64,
@@ -24,7 +24,7 @@ TINY = DetrModel(
 
 def build(model: DetrModel = TINY, num_classes: int = 5) -> Learner:
     torch.manual_seed(0)
-    return FAMILIES["detr"](model, Objective(), num_classes)
+    return FAMILIES["detr"](model, SoftmaxObjective(), num_classes)
 
 
 def two_images() -> ImageBatch:
@@ -52,14 +52,14 @@ def truths(*counts: int) -> tuple[Targets, ...]:
 @pytest.mark.parametrize("dilation", [False, True])
 def test_r50_has_exactly_the_official_models_parameters(dilation: bool) -> None:
     """Counted on facebookresearch/detr with 91 classes: all of them, and those that are trained."""
-    model = DetrModel(backbone=Backbone(name="resnet50", dilation=dilation))
-    learner = FAMILIES["detr"](model, Objective(), 91)
+    model = DetrModel(backbone=OneStage(name="resnet50", dilation=dilation))
+    learner = FAMILIES["detr"](model, SoftmaxObjective(), 91)
     assert sum(p.numel() for p in learner.network.parameters()) == 41_524_768
     assert sum(p.numel() for group in learner.parameter_groups().values() for p in group) == 41_302_368
 
 
 def test_r101_has_the_published_60_million() -> None:
-    learner = FAMILIES["detr"](DetrModel(backbone=Backbone(name="resnet101")), Objective(), 91)
+    learner = FAMILIES["detr"](DetrModel(backbone=OneStage(name="resnet101")), SoftmaxObjective(), 91)
     assert round(sum(p.numel() for p in learner.network.parameters()) / 1e6) == 60
 
 
@@ -188,16 +188,16 @@ def test_class_rows_are_found_in_a_head_of_ones_own(monkeypatch: pytest.MonkeyPa
 
 def test_a_part_that_cannot_be_built_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DetrctlError, match=r"^torch\.nn:Linear: cannot be built as Linear\(a=1\): .*unexpected"):
-        build(DetrModel(backbone=Backbone(name="torch.nn:Linear", options={"a": 1})))
+        build(DetrModel(backbone=OneStage(name="torch.nn:Linear", options={"a": 1})))
     with pytest.raises(DetrctlError, match=r"^torch\.nn:ReLU: has no `channels`"):
-        build(DetrModel(backbone=Backbone(name="torch.nn:ReLU")))
+        build(DetrModel(backbone=OneStage(name="torch.nn:ReLU")))
     with pytest.raises(DetrctlError, match=r"^\.a:B: is not of the form package\.module:Name$"):
-        build(DetrModel(backbone=Backbone(name=".a:B")))
+        build(DetrModel(backbone=OneStage(name=".a:B")))
 
 
 def test_a_part_that_is_not_there_gets_one_line() -> None:
-    model = DetrModel(backbone=Backbone(name="no_such_module:Net"))
+    model = DetrModel(backbone=OneStage(name="no_such_module:Net"))
     with pytest.raises(DetrctlError, match="no_such_module:Net: cannot import 'no_such_module'"):
         build(model)
     with pytest.raises(DetrctlError, match="json:JSONDecoder: is not a subclass of torch"):
-        build(DetrModel(backbone=Backbone(name="json:JSONDecoder")))
+        build(DetrModel(backbone=OneStage(name="json:JSONDecoder")))

@@ -18,7 +18,9 @@ def test_reading_a_dump_back_gives_the_same_recipe(write):
 
 def test_text_that_looks_like_something_else_survives(write):
     for text in ["1e-4", "1", "true", "yes", "null", "~", "", "a: b", "a # b", "*a", "é", "a\nb", " x "]:
-        recipe = Recipe.model_validate({"data": {"root": text}, "model": {"backbone": {"options": {text: [text]}}}})
+        recipe = Recipe.model_validate(
+            {"data": {"root": text}, "model": {"family": "detr", "backbone": {"options": {text: [text]}}}}
+        )
         dumped = dump_recipe(recipe)
         document = load_recipe(write(dumped + "", "odd.yaml"), ["model.backbone.name=mine:Net"]).recipe
         assert document.data.root == text

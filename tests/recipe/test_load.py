@@ -8,6 +8,7 @@ import yaml
 from detrctl.errors import DetrctlError, RecipeError
 from detrctl.recipe.fields import all_fields
 from detrctl.recipe.load import load_recipe
+from detrctl.recipe.schema import FAMILIES
 
 
 def test_all_mistakes_come_in_one_report_in_the_order_of_the_file(report):
@@ -76,7 +77,10 @@ queries: 5
         ),
         ("model: {norm_first: yes}", "my.yaml:1: model.norm_first: found 'yes', expected true or false"),
         ("model: {dropout: 1}", "my.yaml:1: model.dropout: found 1, expected a number of at least 0 and below 1"),
-        ("model: {family: dter}", "my.yaml:1: model.family: found 'dter', expected detr. Did you mean 'detr'?"),
+        (
+            "model: {family: dter}",
+            f"my.yaml:1: model.family: found 'dter', expected one of {', '.join(FAMILIES)}. Did you mean 'detr'?",
+        ),
         (
             "data: {augment: {sizes: []}}",
             "my.yaml:1: data.augment.sizes: found [], expected a list of at least one, each",
