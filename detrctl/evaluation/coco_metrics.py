@@ -194,10 +194,8 @@ def _answers(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _accumulate(
-    ground_truth: GroundTruth, results: Sequence[Result], limits: list[int]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Precision (T, R, K, A, M) and recall (T, K, A, M)."""
+def _evaluator(ground_truth: GroundTruth, results: Sequence[Result], limits: list[int]) -> Any:
+    """pycocotools' evaluator after it has matched; silent."""
     from pycocotools.cocoeval import COCOeval  # here, since it is not needed to describe scores
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -208,5 +206,26 @@ def _accumulate(
         )
         evaluator.params.maxDets = limits
         evaluator.evaluate()
+    return evaluator
+
+
+def _accumulate(
+    ground_truth: GroundTruth, results: Sequence[Result], limits: list[int]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Precision (T, R, K, A, M) and recall (T, K, A, M)."""
+    evaluator = _evaluator(ground_truth, results, limits)
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluator.accumulate()
     return evaluator.eval["precision"], evaluator.eval["recall"]
+
+
+def eval_images(
+    ground_truth: GroundTruth, results: Sequence[Result], *, max_dets: int = 100, source: str = "results"
+) -> list[dict[str, Any] | None]:
+    """pycocotools' own record of what met what: an entry (or None) per category, size range and image, in this order.
+
+    Size ranges are all and then those of SIZES; categories and images ascend by id. At most `max_dets` detections per
+    image and category. Raises DataError, calling the results `source`, when one is about an unknown image or category.
+    """
+    check_known(results, ground_truth, source=source)
+    return _evaluator(ground_truth, results, [max_dets]).evalImgs

@@ -7,65 +7,16 @@ Result files are lists in COCO's result format (`predictions.json` of `detrctl p
 """
 
 import argparse
-import contextlib
-import io
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from pycocotools.cocoeval import COCOeval
 
 from detrctl.errors import DetrctlError
-from detrctl.evaluation.bootstrap import ImageMatches, Interval, matches_from_eval_images, paired_bootstrap
+from detrctl.evaluation.bootstrap import Interval, match_images, paired_bootstrap
 from detrctl.evaluation.ground_truth import GroundTruth
-from detrctl.evaluation.results import Result, check_known, read_results
-
-
-class _Rows:
-    """Truths or results, as much of them as pycocotools' evaluator asks for."""
-
-    def __init__(self, truth: GroundTruth, rows: Sequence[dict[str, Any]]):
-        # Ids count from 1: the evaluator takes a match with truth 0 for no match.
-        self.rows = [{**row, "id": number} for number, row in enumerate(rows, start=1)]
-        self.truth = truth
-
-    def getImgIds(self) -> list[int]:
-        return self.truth.image_ids.tolist()
-
-    def getCatIds(self) -> list[int]:
-        return list(self.truth.category_ids)
-
-    def getAnnIds(self, **_: object) -> None:
-        return None
-
-    def loadAnns(self, _: object) -> list[dict[str, Any]]:
-        return self.rows
-
-
-def _truth_rows(truth: GroundTruth) -> list[dict[str, Any]]:
-    rows = zip(
-        truth.image_of.tolist(),
-        truth.category_of.tolist(),
-        truth.boxes_xywh.tolist(),
-        truth.areas.tolist(),
-        truth.is_crowd.tolist(),
-        strict=True,
-    )
-    names = ("image_id", "category_id", "bbox", "area", "iscrowd")
-    return [dict(zip(names, row, strict=True)) for row in rows]
-
-
-def match(truth: GroundTruth, results: Sequence[Result], *, source: str = "results") -> ImageMatches:
-    """Which detection met which truth, in every image. An empty result list is fine."""
-    check_known(results, truth, source=source)
-    answers = [{**row, "area": row["bbox"][2] * row["bbox"][3]} for row in results]
-    with contextlib.redirect_stdout(io.StringIO()):  # the evaluator prints its progress
-        evaluator = COCOeval(_Rows(truth, _truth_rows(truth)), _Rows(truth, answers), "bbox")
-        evaluator.evaluate()
-    return matches_from_eval_images(evaluator.evalImgs, num_images=len(truth.image_ids))
+from detrctl.evaluation.results import read_results
 
 
 def _line(name: str, interval: Interval, level: float) -> str:
@@ -91,7 +42,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = _arguments(argv)
     truth = GroundTruth.from_file(args.annotations)
-    pair = [match(truth, read_results(path), source=str(path)) for path in (args.first, args.second)]
+    pair = [match_images(truth, read_results(path), source=str(path))["all"] for path in (args.first, args.second)]
     found = paired_bootstrap(*pair, resamples=args.resamples, seed=args.seed, level=args.level)
     print(_line("AP", found.ap, args.level))
     print(_line("AP50", found.ap50, args.level))

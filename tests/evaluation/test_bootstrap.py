@@ -6,8 +6,20 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detrctl.errors import DetrctlError
-from detrctl.evaluation.bootstrap import ImageMatches, average_precision, matches_from_eval_images, paired_bootstrap
+from detrctl.errors import DataError, DetrctlError
+from detrctl.evaluation.bootstrap import (
+    ImageMatches,
+    average_precision,
+    draw_images,
+    interval_of_difference,
+    match_images,
+    matches_from_eval_images,
+    mean_of,
+    paired_bootstrap,
+    resampled,
+)
+from detrctl.evaluation.coco_metrics import score
+from detrctl.evaluation.ground_truth import GroundTruth
 
 NUM_IMAGES = 12
 
@@ -100,6 +112,45 @@ def test_a_drawn_weight_means_as_much_as_that_many_copies_of_the_image(seed: int
     copies = _evaluate(*_repeat_images(truth, results, weights))
     ap, ap50 = average_precision(_matches(truth, results), weights)
     assert (ap, ap50) == (copies.stats[0], copies.stats[1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("size", "name"), [("all", "AP"), ("small", "APs"), ("medium", "APm"), ("large", "APl")])
+def test_matches_by_size_give_the_coco_numbers_of_that_size(seed: int, size: str, name: str) -> None:
+    generator = np.random.default_rng(seed)
+    truth = _truth(generator)
+    results = _results(truth, 6, generator)
+    ground_truth = GroundTruth.from_coco_dict(truth)
+    matches = match_images(ground_truth, results)[size]
+    ap, _ = average_precision(matches, np.ones(NUM_IMAGES, dtype=np.int64))
+    expected = score(ground_truth, results)[name]  # None without truths of that size, where COCO itself says -1
+    assert ap == pytest.approx(np.nan if expected is None else expected, abs=1e-15, nan_ok=True)
+    weights = draw_images(NUM_IMAGES, resamples=1, seed=seed)[0]
+    copies = _evaluate(*_repeat_images(truth, results, weights))
+    place = {"AP": 0, "APs": 3, "APm": 4, "APl": 5}[name]
+    drawn = np.nan if copies.stats[place] == -1 else copies.stats[place]
+    assert average_precision(matches, weights)[0] == pytest.approx(drawn, abs=1e-15, nan_ok=True)
+
+
+def test_results_about_unknown_images_are_refused_by_name() -> None:
+    truth = _truth(np.random.default_rng(0))
+    stray = [{"image_id": 99, "category_id": 1, "bbox": [0.0, 0.0, 5.0, 5.0], "score": 0.5}]
+    with pytest.raises(DataError) as caught:
+        match_images(GroundTruth.from_coco_dict(truth), stray, source="a.json")
+    assert str(caught.value) == "a.json: entry 0: image_id 99 is not in the annotations; are they of another dataset?"
+
+
+def test_the_mean_of_two_seeds_is_compared_draw_by_draw() -> None:
+    generator = np.random.default_rng(0)
+    truth = _truth(generator)
+    draws = draw_images(NUM_IMAGES, resamples=50, seed=7)
+    one, two, other = (resampled(_matches(truth, _results(truth, noise, generator)), draws)[0] for noise in (3, 5, 20))
+    both = mean_of([one, two])
+    assert both.whole == pytest.approx((one.whole + two.whole) / 2)
+    interval = interval_of_difference(both, other)
+    differences = sorted((a + b) / 2 - c for a, b, c in zip(one.drawn, two.drawn, other.drawn, strict=True))
+    assert interval.difference == pytest.approx((one.whole + two.whole) / 2 - other.whole)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])))
 
 
 def test_two_images_by_hand() -> None:
