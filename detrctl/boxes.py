@@ -73,3 +73,12 @@ def pairwise_giou(a: Xyxy, b: Xyxy) -> Tensor:
 def paired_giou(a: Xyxy, b: Xyxy) -> Tensor:
     """Row i of `a` against row i of `b`: (N, 4), (N, 4) -> (N,)"""
     return _generalised(a, b)
+
+
+def inverse_sigmoid(fractions: Tensor, *, eps: float) -> Tensor:
+    """Fractions as logits, both ends held off by `eps`: (...) -> (...)
+
+    1e-5 in Deformable and Conditional DETR, 1e-3 in DAB-DETR, DN-DETR and DINO; it moves their numbers.
+    """
+    fractions = fractions.clamp(0, 1)
+    return (fractions.clamp(min=eps) / (1 - fractions).clamp(min=eps)).log()

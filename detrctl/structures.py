@@ -6,6 +6,7 @@ K detections. Everything is batch first. A mask says what True means.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -107,13 +108,18 @@ class Tokens:
     def with_values(self, values: Tensor) -> "Tokens":
         return replace(self, values=values)
 
-
-@dataclass(frozen=True)
-class Queries:
-    """What the decoder starts from: `content` and `position`, both (B, Q, D)."""
-
-    content: Tensor
-    position: Tensor
+    @cached_property
+    def centres(self) -> Tensor:
+        """Where each token stands, (B, S, 2) as (x, y): its cell's centre in fractions of the image without padding."""
+        levels = []
+        for (height, width), ratio in zip(self.level_shapes, self.valid_ratios.float().unbind(1), strict=True):
+            rows = torch.arange(height, device=ratio.device, dtype=ratio.dtype) + 0.5
+            columns = torch.arange(width, device=ratio.device, dtype=ratio.dtype) + 0.5
+            x = columns[None] / (ratio[:, :1] * width)
+            y = rows[None] / (ratio[:, 1:] * height)
+            grid = (x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width))
+            levels.append(torch.stack(grid, dim=-1).flatten(1, 2))
+        return torch.cat(levels, dim=1)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,87 @@ class Predictions:
     logits: Tensor
     boxes: Cxcywh
 
+    def take(self, start: int, stop: int | None = None) -> "Predictions":
+        """Those of queries `start` to `stop`."""
+        return Predictions(self.logits[:, start:stop], Cxcywh(self.boxes[:, start:stop]))
+
+    def fold(self, groups: int) -> "Predictions":
+        """Each group of queries as an image of its own, groups of one image one after another: (B * groups, Q, ...)"""
+        if groups == 1:
+            return self
+        logits, boxes = (x.unflatten(1, (groups, -1)).flatten(0, 1) for x in (self.logits, self.boxes))
+        return Predictions(logits, Cxcywh(boxes))
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What the encoder says by itself: `all` predictions, one per token, and the tokens `selected` (B, Q), best first.
+
+    A proposal at padding, or one whose preset box leaves the image, is the box (1, 1, 1, 1).
+    """
+
+    all: Predictions
+    selected: Tensor
+
+    def best(self) -> Predictions:
+        """The predictions of the selected tokens, (B, Q, ...)"""
+        logits, boxes = (
+            x.gather(1, self.selected[..., None].expand(-1, -1, x.shape[-1])) for x in (self.all.logits, self.all.boxes)
+        )
+        return Predictions(logits, Cxcywh(boxes))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the decoder starts from.
+
+    `content` and `position` (B, Q, D); without a position the decoder makes one of `reference`, a point (B, Q, 2) or a
+    box (B, Q, 4) in fractions of the image. `blocked` (Q, Q) bool: row may not look at column. In training the queries
+    may come in `groups` of equal size that do not see each other. `proposals`: what they were chosen from.
+    """
+
+    content: Tensor
+    position: Tensor | None = None
+    reference: Tensor | None = None
+    blocked: Tensor | None = None
+    groups: int = 1
+    proposals: Proposals | None = None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Matched pairs of a batch, image after image, queries ascending within an image: three int64 tensors (M,).
+
+    Pair i says: query `query[i]` of image `image[i]` answers for that image's truth number `truth[i]`.
+    """
+
+    image: Tensor
+    query: Tensor
+    truth: Tensor
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def to(self, device: torch.device) -> "Assignment":
+        return Assignment(self.image.to(device), self.query.to(device), self.truth.to(device))
+
+
+@dataclass(frozen=True)
+class Known:
+    """The first `size` queries are truths with noise: `assignment` says which; each truth occurs in `groups` groups."""
+
+    assignment: Assignment
+    size: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """What the decoder layers made of the noised truths, and which truths these were."""
+
+    layers: tuple[Predictions, ...]
+    known: Known
+
 
 @dataclass(frozen=True)
 class DetectorOutput:
@@ -130,6 +217,9 @@ class DetectorOutput:
 
     layers: tuple[Predictions, ...]
     memory: Tokens
+    proposals: Proposals | None = None
+    denoised: Denoised | None = None
+    groups: int = 1
 
     @property
     def final(self) -> Predictions:

@@ -29,7 +29,7 @@ class Learner(nn.Module):
 
     def forward(self, images: ImageBatch, targets: Sequence[Targets], counts: Tensor) -> Losses:
         """`counts` covers the whole optimizer step: all micro-batches, averaged over processes."""
-        output = self.network(images)
+        output = self.network(images, targets)
         with torch.autocast(images.pixels.device.type, enabled=False):
             return self.criterion(output, targets, counts)
 

@@ -5,13 +5,27 @@ B batch, Q queries, C classes, M matched pairs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from detrctl.losses.plan import Meeting
-from detrctl.losses.terms import weighted_cross_entropy_sum
+from detrctl.losses.terms import focal_loss_sum, weighted_cross_entropy_sum
 from detrctl.structures import Targets
+
+
+class Classification(Protocol):
+    """What the criterion needs of a way to train class logits."""
+
+    def weight_sum(self, targets: Sequence[Targets]) -> float:
+        """What divides the class loss of these images."""
+
+    def loss(self, meeting: Meeting, labels: Tensor, *, divisor: Tensor) -> Tensor:
+        """`labels` (M,) are the classes of the matched truths; `divisor` is the weight sum of the whole step."""
+
+    def objects_found(self, logits: Tensor) -> Tensor:
+        """How many queries of each image say `object`: (B, Q, C) -> (B,)"""
 
 
 @dataclass(frozen=True)
@@ -43,3 +57,26 @@ class SoftmaxClassification:
     def objects_found(self, logits: Tensor) -> Tensor:
         """How many queries of each image say `object`: (B, Q, C) -> (B,)"""
         return (logits.argmax(-1) != self.num_classes).sum(1)
+
+
+@dataclass(frozen=True)
+class FocalClassification:
+    """A sigmoid per class under the focal loss; every query counts, the number of boxes divides.
+
+    Source: Zhu et al. 2021, section 4 and code; Lin et al. 2017 for the loss.
+    """
+
+    alpha: float
+    gamma: float
+
+    def weight_sum(self, targets: Sequence[Targets]) -> float:
+        return sum(len(truth) for truth in targets)
+
+    def loss(self, meeting: Meeting, labels: Tensor, *, divisor: Tensor) -> Tensor:
+        logits = meeting.predictions.logits.float()
+        wanted = torch.zeros_like(logits)
+        wanted[meeting.assignment.image, meeting.assignment.query, labels] = 1.0
+        return focal_loss_sum(logits, wanted, alpha=self.alpha, gamma=self.gamma) / divisor
+
+    def objects_found(self, logits: Tensor) -> Tensor:
+        return (logits > 0).any(-1).sum(1)

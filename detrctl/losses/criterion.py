@@ -11,9 +11,9 @@ from torch import Tensor
 
 from detrctl.boxes import Cxcywh
 from detrctl.errors import NonFiniteError
-from detrctl.losses.classification import SoftmaxClassification
+from detrctl.losses.classification import Classification
 from detrctl.losses.matcher import Matcher
-from detrctl.losses.plan import Meeting, decoder_meetings
+from detrctl.losses.plan import Meeting, Plan
 from detrctl.losses.terms import giou_sum, l1_sum
 from detrctl.structures import DetectorOutput, Losses, LossTerm, Targets
 
@@ -29,12 +29,15 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Criterion:
-    """The set-prediction objective (Carion et al. 2020, equation 2), with auxiliary terms for the earlier layers."""
+    """The set-prediction objective (Carion et al. 2020, equation 2): three terms for each meeting of the plan."""
 
-    matcher: Matcher
-    classification: SoftmaxClassification
+    plan: Plan
+    classification: Classification
     weights: LossWeights
-    auxiliary: bool = True
+
+    @property
+    def matcher(self) -> Matcher:
+        return self.plan.matcher
 
     def counts(self, targets: Sequence[Targets]) -> Tensor:
         """What normalises these images' losses: (2,) float64, the number of boxes and the summed class weights.
@@ -49,13 +52,13 @@ class Criterion:
         """Raises `NonFiniteError`, naming image and layer, when a prediction or a loss is NaN or infinite."""
         check_finite(output, targets)
         terms: list[LossTerm] = []
-        for meeting in decoder_meetings(output, targets, self.matcher, auxiliary=self.auxiliary):
-            terms += self._terms(meeting, targets, counts)
+        for meeting in self.plan(output, targets):
+            terms += self._terms(meeting, counts)
         return Losses(tuple(terms))
 
-    def _terms(self, meeting: Meeting, targets: Sequence[Targets], counts: Tensor) -> Iterator[LossTerm]:
-        pairs, device = meeting.assignment, meeting.predictions.logits.device
-        num_boxes, class_weight = counts.to(device, torch.float32).clamp(min=1.0).unbind()
+    def _terms(self, meeting: Meeting, counts: Tensor) -> Iterator[LossTerm]:
+        pairs, targets, device = meeting.assignment, meeting.targets, meeting.predictions.logits.device
+        num_boxes, class_weight = (counts.to(device, torch.float32).clamp(min=1.0) * meeting.repeats).unbind()
         labels = _gather([truth.labels for truth in targets], pairs.image, pairs.truth)
         truth = Cxcywh(_gather([truth.boxes for truth in targets], pairs.image, pairs.truth))
         predicted = Cxcywh(meeting.predictions.boxes.float()[pairs.image, pairs.query])

@@ -14,25 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from detrctl.boxes import Cxcywh, cxcywh_to_xyxy, pairwise_giou
 from detrctl.errors import NonFiniteError
-from detrctl.structures import Predictions, Targets
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """Matched pairs of a batch, image after image, queries ascending within an image: three int64 tensors (M,).
-
-    Pair i says: query `query[i]` of image `image[i]` answers for that image's truth number `truth[i]`.
-    """
-
-    image: Tensor
-    query: Tensor
-    truth: Tensor
-
-    def __len__(self) -> int:
-        return len(self.query)
-
-    def to(self, device: torch.device) -> "Assignment":
-        return Assignment(self.image.to(device), self.query.to(device), self.truth.to(device))
+from detrctl.structures import Assignment, Predictions, Targets
 
 
 @dataclass(frozen=True)
@@ -52,6 +34,22 @@ def probability_cost(logits: Tensor, labels: Tensor) -> Tensor:
     """
     columns = labels[..., None, :].expand(*logits.shape[:-1], -1)
     return -logits.softmax(-1).gather(-1, columns)
+
+
+def focal_cost(*, alpha: float, gamma: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """What the focal loss of a truth's class would be as a positive, less what it would be as a negative.
+
+    (..., Q, C), (..., G) -> (..., Q, G). Source: Zhu et al. 2021's code; the 1e-8 is theirs and moves the cost.
+    """
+
+    def cost(logits: Tensor, labels: Tensor) -> Tensor:
+        columns = labels[..., None, :].expand(*logits.shape[:-1], -1)
+        p = logits.sigmoid().gather(-1, columns)
+        positive = alpha * (1 - p) ** gamma * -(p + 1e-8).log()
+        negative = (1 - alpha) * p**gamma * -(1 - p + 1e-8).log()
+        return positive - negative
+
+    return cost
 
 
 @dataclass(frozen=True)

@@ -19,3 +19,15 @@ def giou_sum(predicted: Cxcywh, truth: Cxcywh) -> Tensor:
 def weighted_cross_entropy_sum(logits: Tensor, classes: Tensor, class_weights: Tensor) -> Tensor:
     """(B, Q, C), (B, Q), (C,) -> (): each query's cross-entropy times the weight of its class, summed."""
     return F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weight=class_weights, reduction="sum")
+
+
+def focal_loss_sum(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """(..., C), (..., C) of 0 and 1 -> (): each class on its own, what is already right played down, summed.
+
+    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5.
+    """
+    p = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    wrong = p * (1 - targets) + (1 - p) * targets
+    weights = alpha * targets + (1 - alpha) * (1 - targets)
+    return (weights * wrong**gamma * cross_entropy).sum()

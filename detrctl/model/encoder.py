@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from detrctl.model.attention import MultiHeadAttention, key_mask
+from detrctl.model.deformable_attention import DeformableAttention
 from detrctl.structures import Tokens
 
 
@@ -19,6 +20,24 @@ class DenseSelfAttention(nn.Module):
         """(B, S, D) -> (B, S, D); positions and padding come from `tokens`."""
         placed = values + tokens.position
         return self.attention(placed, placed, values, mask=key_mask(tokens.is_padding))
+
+
+class DeformableSelfAttention(nn.Module):
+    """Every token looks at a few points around its own place on every level (Zhu et al. 2021, section 4.1)."""
+
+    def __init__(self, *, width: int, heads: int, levels: int, points: int):
+        super().__init__()
+        self.attention = DeformableAttention(width=width, heads=heads, levels=levels, points=points)
+
+    def forward(self, values: Tensor, tokens: Tokens) -> Tensor:
+        """(B, S, D) -> (B, S, D); positions, padding and places come from `tokens`."""
+        return self.attention(
+            values + tokens.position,
+            tokens.centres[:, :, None] * tokens.valid_ratios[:, None],
+            values,
+            level_shapes=tokens.level_shapes,
+            is_padding=tokens.is_padding,
+        )
 
 
 class EncoderLayer(nn.Module):

@@ -3,8 +3,12 @@
 from torch import Tensor, nn
 
 
-class SharedHeads(nn.Module):
-    """One class head and one box head for all decoder layers."""
+class PerLayer(nn.ModuleList):
+    """A head of its own for each decoder layer."""
+
+
+class Heads(nn.Module):
+    """A class head and a box head, each one for all decoder layers, or `PerLayer`."""
 
     def __init__(self, *, class_head: nn.Module, box_head: nn.Module):
         super().__init__()
@@ -12,4 +16,13 @@ class SharedHeads(nn.Module):
 
     def forward(self, content: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """(B, Q, D) -> logits (B, Q, C), raw box numbers (B, Q, 4)"""
-        return self.class_head(content), self.box_head(content)
+        return _of(self.class_head, layer)(content), self.box(content, layer)
+
+    def box(self, content: Tensor, layer: int) -> Tensor:
+        """(B, Q, D) -> raw box numbers (B, Q, 4)"""
+        raw: Tensor = _of(self.box_head, layer)(content)
+        return raw
+
+
+def _of(head: nn.Module, layer: int) -> nn.Module:
+    return head[layer] if isinstance(head, PerLayer) else head

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from detrctl.model.backbone import shrink_mask
 from detrctl.structures import FeatureMap, Tokens
 
 
@@ -30,24 +31,48 @@ class PositionsInValues(nn.Module):
 
 
 class Neck(nn.Module):
-    """One projection per level, position encodings, and flattening: levels one after another, rows first."""
+    """Projections to one width, coarser levels, position encodings, and flattening: level after level, rows first.
 
-    def __init__(self, *, projections: Sequence[nn.Module], position: nn.Module, placement: nn.Module):
+    There is one projection per feature map; further ones make a coarser level each, the first of them from the last
+    feature map, the next from the level before it. `level_embedding` tells the levels apart.
+    """
+
+    def __init__(
+        self,
+        *,
+        projections: Sequence[nn.Module],
+        position: nn.Module,
+        placement: nn.Module,
+        level_embedding: nn.Embedding | None = None,
+    ):
         super().__init__()
         self.projections = nn.ModuleList(projections)
-        self.position, self.placement = position, placement
+        self.position, self.placement, self.level_embedding = position, placement, level_embedding
 
-    def forward(self, features: Sequence[FeatureMap]) -> Tokens:
-        projected = [project(level.values) for project, level in zip(self.projections, features, strict=True)]
-        positions = [self.position(level.is_padding) for level in features]
+    def forward(self, features: Sequence[FeatureMap], is_padding: Tensor) -> Tokens:
+        """`is_padding` (B, H, W) is the images' own mask, from which those of coarser levels are made."""
+        projected = [project(level.values) for project, level in zip(self.projections, features, strict=False)]
+        masks = [level.is_padding for level in features]
+        source = features[-1].values
+        for project in self.projections[len(features) :]:
+            source = project(source)
+            projected.append(source)
+            masks.append(shrink_mask(is_padding, source.shape[-2:]))
         tokens = Tokens(
             values=_flatten(projected),
-            position=_flatten(positions),
-            is_padding=torch.cat([level.is_padding.flatten(1) for level in features], dim=1),
+            position=self._positions(masks),
+            is_padding=torch.cat([mask.flatten(1) for mask in masks], dim=1),
             level_shapes=tuple((values.shape[2], values.shape[3]) for values in projected),
-            valid_ratios=torch.stack([valid_ratio(level.is_padding) for level in features], dim=1),
+            valid_ratios=torch.stack([valid_ratio(mask) for mask in masks], dim=1),
         )
         return self.placement(tokens)
+
+    def _positions(self, masks: Sequence[Tensor]) -> Tensor:
+        positions = [self.position(mask).flatten(2).transpose(1, 2) for mask in masks]
+        if self.level_embedding is not None:
+            levels = self.level_embedding.weight
+            positions = [position + level for position, level in zip(positions, levels, strict=True)]
+        return torch.cat(positions, dim=1)
 
 
 def _flatten(levels: Sequence[Tensor]) -> Tensor:

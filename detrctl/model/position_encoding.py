@@ -19,6 +19,11 @@ def sine_embedding(positions: Tensor, *, width: int, temperature: float) -> Tens
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
+def coordinate_embedding(coordinates: Tensor, *, width: int, temperature: float = 10000.0) -> Tensor:
+    """Each of N fractions as `width` sines and cosines, one coordinate after another: (..., N) -> (..., N * width)"""
+    return sine_embedding(coordinates.float() * (2 * math.pi), width=width, temperature=temperature).flatten(-2)
+
+
 class SinePosition(nn.Module):
     """Rows and columns counted inside the image, padding aside, scaled to `cycles` turns, half the width each.
 

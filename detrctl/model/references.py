@@ -1,13 +1,68 @@
-"""How a box head's numbers become a box, and how that moves what the next layer looks at. B batch, Q queries."""
+"""How a box head's numbers become a box, and how that moves what the next layer looks at. B batch, Q queries.
 
+`base` is what a box is measured from, `attended` what the next layer looks at: points (B, Q, 2) or boxes (B, Q, 4) in
+fractions of the image.
+"""
+
+import torch
 from torch import Tensor, nn
 
-from detrctl.boxes import Cxcywh
+from detrctl.boxes import Cxcywh, inverse_sigmoid
 
 
 class AbsoluteBoxes(nn.Module):
     """DETR: the head's four numbers, squashed, are the box. There is no reference to start from."""
 
-    def forward(self, raw: Tensor) -> Cxcywh:
+    moves = False
+
+    def box(self, raw: Tensor, base: Tensor | None) -> Cxcywh:
         """(B, Q, 4) -> (B, Q, 4); box arithmetic stays in fp32 under autocast."""
         return Cxcywh(raw.float().sigmoid())
+
+
+class Fixed(nn.Module):
+    """Every layer looks at, and measures from, the query's first point or box (Zhu et al. 2021, appendix A.3)."""
+
+    moves = False
+
+    def __init__(self, *, eps: float):
+        super().__init__()
+        self.eps = eps
+
+    def box(self, raw: Tensor, base: Tensor) -> Cxcywh:
+        """The head's numbers move the base, in logits: (B, Q, 4), (B, Q, 2 or 4) -> (B, Q, 4)
+
+        A point has no size to start from: the last two numbers are the size then.
+        """
+        raw, start = raw.float(), inverse_sigmoid(base, eps=self.eps)
+        moved = raw[..., : start.shape[-1]] + start
+        return Cxcywh(moved.sigmoid() if moved.shape == raw.shape else _with_size(moved, raw).sigmoid())
+
+
+class Refined(Fixed):
+    """Each layer looks at the box of the layer before and moves it; gradients stay inside a layer.
+
+    Iterative bounding box refinement: Zhu et al. 2021, section 4.2 and appendix A.4.
+    """
+
+    moves = True
+
+    def advance(self, raw: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+        """(what the next layer looks at, what its box is measured from)"""
+        moved = self.box(raw, attended).detach()
+        return moved, moved
+
+
+class RefinedTwice(Refined):
+    """As `Refined`, but a box is measured from the one before with its gradient, so a layer's loss teaches two.
+
+    Look forward twice: Zhang et al. 2023 (DINO), section 3.4. What is looked at stays detached.
+    """
+
+    def advance(self, raw: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+        moved = self.box(raw, attended)
+        return moved.detach(), moved
+
+
+def _with_size(centre: Tensor, raw: Tensor) -> Tensor:
+    return torch.cat([centre, raw[..., 2:]], dim=-1)

@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from detrctl.recipe.schema import DetrModel, MatchCost, OneStage, PositionEncoding, SoftmaxObjective
+from detrctl.recipe.schema import (
+    DeformableModel,
+    DetrModel,
+    FocalMatchCost,
+    FocalObjective,
+    MatchCost,
+    OneStage,
+    PositionEncoding,
+    SeveralStages,
+    SoftmaxObjective,
+)
+from detrctl.weights.tables import Table, deformable_table
 
 POSITIONS = {"sine": "sine", "v2": "sine", "learned": "learned", "v3": "learned"}
 
@@ -37,3 +48,49 @@ def detr_sections(arguments: Mapping[str, Any]) -> tuple[DetrModel, SoftmaxObjec
         auxiliary=arguments["aux_loss"],
     )
     return model, objective
+
+
+def deformable_sections(arguments: Mapping[str, Any]) -> tuple[DeformableModel, FocalObjective]:
+    """The model and the objective that fundamentalvision/Deformable-DETR builds from these command-line arguments."""
+    levels, refined = arguments["num_feature_levels"], arguments["with_box_refine"]
+    model = DeformableModel(
+        backbone=SeveralStages(
+            name=arguments["backbone"],
+            dilation=arguments["dilation"],
+            frozen_stages=2 if arguments["lr_backbone"] > 0 else 5,
+            stages=[3, 4, 5] if levels > 1 else [5],
+        ),
+        extra_levels=max(levels - 3, 0),
+        position=PositionEncoding(kind=POSITIONS[arguments["position_embedding"]], offset=-0.5),
+        width=arguments["hidden_dim"],
+        heads=arguments["nheads"],
+        feedforward=arguments["dim_feedforward"],
+        encoder_layers=arguments["enc_layers"],
+        decoder_layers=arguments["dec_layers"],
+        dropout=arguments["dropout"],
+        queries=arguments["num_queries"],
+        encoder_points=arguments["enc_n_points"],
+        decoder_points=arguments["dec_n_points"],
+        reference="refined" if refined else "fixed",
+        prediction_heads="per_layer" if refined else "shared",
+        query_source="proposals" if arguments["two_stage"] else "learned",
+    )
+    objective = FocalObjective(
+        match=FocalMatchCost(
+            class_weight=arguments["set_cost_class"], l1=arguments["set_cost_bbox"], giou=arguments["set_cost_giou"]
+        ),
+        class_weight=arguments["cls_loss_coef"],
+        l1=arguments["bbox_loss_coef"],
+        giou=arguments["giou_loss_coef"],
+        alpha=arguments["focal_alpha"],
+        auxiliary=arguments["aux_loss"],
+    )
+    return model, objective
+
+
+def deformable_names(model: DeformableModel) -> Table:
+    return deformable_table(
+        layers=model.decoder_layers,
+        per_layer=model.prediction_heads == "per_layer",
+        two_stage=model.query_source == "proposals",
+    )

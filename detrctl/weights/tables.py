@@ -46,12 +46,53 @@ DETR: Table = (
 """facebookresearch/detr; its decoder norms are 1 = self, 2 = cross, 3 = feed-forward."""
 
 
+_DEFORMABLE_LAYERS: Table = (
+    ("transformer.level_embed", "neck.level_embedding.weight"),
+    ("input_proj.*", "neck.projections.*"),
+    ("transformer.encoder.layers.*.self_attn", "encoder.layers.*.attention.attention"),
+    ("transformer.encoder.layers.*.linear1", "encoder.layers.*.feedforward.linear1"),
+    ("transformer.encoder.layers.*.linear2", "encoder.layers.*.feedforward.linear2"),
+    ("transformer.encoder.layers.*.norm1", "encoder.layers.*.attention_step.norm"),
+    ("transformer.encoder.layers.*.norm2", "encoder.layers.*.feedforward_step.norm"),
+    ("transformer.decoder.layers.*.cross_attn", "decoder.layers.*.cross_attention.attention"),
+    ("transformer.decoder.layers.*.self_attn", "decoder.layers.*.self_attention.attention"),
+    ("transformer.decoder.layers.*.linear1", "decoder.layers.*.feedforward.linear1"),
+    ("transformer.decoder.layers.*.linear2", "decoder.layers.*.feedforward.linear2"),
+    ("transformer.decoder.layers.*.norm1", "decoder.layers.*.cross_step.norm"),
+    ("transformer.decoder.layers.*.norm2", "decoder.layers.*.self_step.norm"),
+    ("transformer.decoder.layers.*.norm3", "decoder.layers.*.feedforward_step.norm"),
+    ("transformer.enc_output", "queries.proposals.project"),
+    ("transformer.enc_output_norm", "queries.proposals.norm"),
+)
+"""Deformable DETR and DINO; their decoder norms are 1 = cross, 2 = self, 3 = feed-forward."""
+
+
+def deformable_table(*, layers: int, per_layer: bool, two_stage: bool) -> Table:
+    """fundamentalvision/Deformable-DETR. It lists its heads once per decoder layer even where all are the same one; in
+    two stages a further one at the end serves the encoder."""
+    encoder: Table = (
+        (f"class_embed.{layers}", "queries.proposals.class_head"),
+        (f"bbox_embed.{layers}", "queries.proposals.box_head"),
+        ("transformer.pos_trans_norm", "queries.norm"),
+        ("transformer.pos_trans", "queries.from_box"),
+    )
+    first = encoder if two_stage else ()
+    own = "*" if per_layer else ""
+    heads: Table = (
+        ("class_embed.*", f"decoder.heads.class_head.{own}".rstrip(".")),
+        ("bbox_embed.*", f"decoder.heads.box_head.{own}".rstrip(".")),
+    )
+    decoders = tuple((f"transformer.decoder.{theirs}", ours) for theirs, ours in (*first[:2], *heads))
+    points: Table = (("query_embed", "queries.slots"), ("transformer.reference_points", "queries.reference"))
+    return (*RESNET, *_DEFORMABLE_LAYERS, *first, *heads, *decoders, *points)
+
+
 def our_name(published: str, table: Table) -> str | None:
     """Our name of a published parameter, or None if the table does not know it."""
     # PyTorch's attention spells its packed projection in_proj_weight, everything else says .weight.
     name = re.sub(r"in_proj_(weight|bias)$", r"in_proj.\1", published)
     for theirs, ours in table:
-        found = re.match(re.escape(theirs).replace(r"\*", r"(\w+)") + r"(?=\.)", name)
+        found = re.match(re.escape(theirs).replace(r"\*", r"(\w+)") + r"(?=\.|$)", name)
         if found:
             numbers = iter(found.groups())
             return re.sub(r"\*", lambda _: next(numbers), ours) + name[found.end() :]  # noqa: B023

@@ -77,7 +77,7 @@ def test_values_at_padding_never_change_a_prediction(position: str, norm_first: 
         assert not torch.equal(spoiled[0].values, features[0].values)
         outputs = []
         for levels in (features, spoiled):
-            memory = network.encoder(network.neck(levels))
+            memory = network.encoder(network.neck(levels, images.is_padding))
             outputs.append(network.decoder(network.queries(memory), memory))
     for clean, dirty in zip(*outputs, strict=True):
         torch.testing.assert_close(dirty.logits, clean.logits, rtol=0, atol=1e-6)
@@ -108,7 +108,7 @@ def test_an_image_alone_is_the_same_as_in_a_padded_batch_but_for_the_convolution
 
 def test_queries_start_without_content() -> None:
     network = build().network
-    memory = network.encoder(network.neck(network.backbone(two_images())))
+    memory = network.encoder(network.neck(network.backbone(two_images()), two_images().is_padding))
     queries = network.queries(memory)
     assert not queries.content.any()
     assert torch.equal(queries.position[0], network.queries.position.weight)
@@ -118,7 +118,8 @@ def test_content_and_values_may_start_otherwise() -> None:
     position = PositionEncoding(added_to="values")
     network = build(TINY.model_copy(update={"position": position, "query_content": "learned"})).network
     features = network.backbone(two_images())
-    placed, apart = network.neck(features), build().network.neck(features)
+    mask = two_images().is_padding
+    placed, apart = network.neck(features, mask), build().network.neck(features, mask)
     torch.testing.assert_close(placed.values, apart.values + apart.position)
     queries = network.queries(placed)
     assert torch.equal(queries.content[1], network.queries.content.weight)

@@ -10,11 +10,12 @@ from detrctl.errors import NonFiniteError
 from detrctl.losses.classification import SoftmaxClassification
 from detrctl.losses.criterion import Criterion, LossWeights, class_error
 from detrctl.losses.matcher import Matcher, probability_cost
+from detrctl.losses.plan import Plan
 from detrctl.structures import DetectorOutput, Losses, Predictions, Targets
 
 CLASSES, QUERIES = 4, 6
 MATCHER = Matcher(probability_cost, class_weight=1.0, l1=5.0, giou=2.0)
-CRITERION = Criterion(MATCHER, SoftmaxClassification(CLASSES, QUERIES, 0.1), LossWeights(1.0, 5.0, 2.0))
+CRITERION = Criterion(Plan(MATCHER), SoftmaxClassification(CLASSES, QUERIES, 0.1), LossWeights(1.0, 5.0, 2.0))
 
 
 def output(batch: int, layers: int = 2, seed: int = 0) -> DetectorOutput:
@@ -99,7 +100,7 @@ def test_micro_batches_normalised_together_add_up_to_the_whole_batch() -> None:
 
 def test_without_auxiliary_terms_only_the_last_layer_is_trained() -> None:
     predicted, targets = output(1, layers=3), truths(2)
-    losses = replace(CRITERION, auxiliary=False)(predicted, targets, CRITERION.counts(targets))
+    losses = replace(CRITERION, plan=Plan(MATCHER, auxiliary=False))(predicted, targets, CRITERION.counts(targets))
     assert {term.layer for term in losses.terms} == {2}
 
 

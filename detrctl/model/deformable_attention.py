@@ -1,0 +1,109 @@
+"""Attention to a few sampled points of every level (Zhu et al. 2021, section 4.1).
+
+B batch, Q queries, S tokens of all levels, L levels, P points, H heads, D width, d = D / H.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LevelShapes = Sequence[tuple[int, int]]
+
+
+def deformable_attention(values: Tensor, level_shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of values sampled at points of every level (Zhu et al. 2021, equation 3).
+
+    `values` (B, S, H, d); `locations` (B, Q, H, L, P, 2) as (x, y) in fractions of each level; `weights`
+    (B, Q, H, L, P) -> (B, Q, H * d). Sampling is bilinear between cell centres, and zero outside the level.
+
+    Every corner of every point is one row of one table, so that all of it is a single weighted sum of gathered rows,
+    whatever the number of levels.
+    """
+    batch, tokens, heads, depth = values.shape
+    rows, shares = _corners(locations, level_shapes)
+    image = torch.arange(batch, device=values.device)[:, None, None, None] * tokens
+    head = torch.arange(heads, device=values.device)[None, None, :, None]
+    rows = (rows.flatten(3) + image) * heads + head
+    shares = (shares * weights[..., None]).flatten(3)
+    mixed = F.embedding_bag(
+        rows.flatten(0, 2),
+        values.reshape(-1, depth),
+        mode="sum",
+        per_sample_weights=shares.flatten(0, 2).to(values.dtype),
+    )
+    return mixed.view(batch, -1, heads * depth)
+
+
+def _corners(locations: Tensor, level_shapes: LevelShapes) -> tuple[Tensor, Tensor]:
+    """The four cells around each point: their tokens (..., L, P, 4), and their bilinear shares, 0 outside the level."""
+    sizes = torch.tensor([(width, height) for height, width in level_shapes], device=locations.device)
+    starts = torch.tensor([0] + [h * w for h, w in level_shapes[:-1]], device=locations.device).cumsum(0)
+    sizes, starts = sizes[:, None], starts[:, None, None]
+    place = locations * sizes - 0.5
+    low = place.floor()
+    far = place - low  # how far into the cell, from the low corner to the high one
+    x = low[..., 0].long()[..., None] + torch.tensor([0, 1, 0, 1], device=locations.device)
+    y = low[..., 1].long()[..., None] + torch.tensor([0, 0, 1, 1], device=locations.device)
+    share_x = torch.stack([1 - far[..., 0], far[..., 0]], dim=-1)
+    share_y = torch.stack([1 - far[..., 1], far[..., 1]], dim=-1)
+    shares = (share_y[..., :, None] * share_x[..., None, :]).flatten(-2)
+    width, height = sizes[..., :1], sizes[..., 1:]
+    is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    rows = starts + (y * width + x)
+    return rows.where(is_inside, 0), shares.where(is_inside, 0)
+
+
+class DeformableAttention(nn.Module):
+    """Each query looks at P points per head and level around its reference; where and how much is read off the query.
+
+    Offsets are counted in cells of their level around a point, in halves of its sides around a box, divided by P.
+    """
+
+    def __init__(self, *, width: int, heads: int, levels: int, points: int):
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(width, heads * levels * points)
+        self.value_proj = nn.Linear(width, width)
+        self.output_proj = nn.Linear(width, width)
+        self.reset()
+
+    def reset(self) -> None:
+        """The published start: even weights, and each head's points on a ray of its own, one cell after another."""
+        for layer in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        rays = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        rays = rays / rays.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1)
+        start = rays[:, None, None, :] * steps[None, None, :, None].expand(-1, self.levels, -1, -1)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(start.flatten())
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, query: Tensor, reference: Tensor, values: Tensor, *, level_shapes: LevelShapes, is_padding: Tensor
+    ) -> Tensor:
+        """(B, Q, D), (B, Q, L, 2 or 4) points or boxes in fractions of each level, (B, S, D) -> (B, Q, D)
+
+        `is_padding` (B, S): what is sampled there is zero.
+        """
+        values = self.value_proj(values).masked_fill(is_padding[..., None], 0.0).unflatten(-1, (self.heads, -1))
+        grid = (self.heads, self.levels, self.points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*grid, 2)).float()
+        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, grid[1:])
+        locations = self._locations(reference.float()[:, :, None, :, None], offsets, level_shapes)
+        return self.output_proj(deformable_attention(values, level_shapes, locations, weights))
+
+    def _locations(self, reference: Tensor, offsets: Tensor, level_shapes: LevelShapes) -> Tensor:
+        """(B, Q, 1, L, 1, 2 or 4), (B, Q, H, L, P, 2) -> (B, Q, H, L, P, 2)"""
+        if reference.shape[-1] == 4:
+            return reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
+        sizes = torch.tensor([(width, height) for height, width in level_shapes], device=offsets.device)
+        return reference + offsets / sizes[:, None]

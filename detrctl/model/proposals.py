@@ -1,0 +1,62 @@
+"""What the encoder says by itself: a class and a box per token, measured from preset boxes.
+
+B batch, S tokens, Q queries, D width.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from detrctl.boxes import Cxcywh
+from detrctl.structures import Predictions, Proposals, Tokens
+
+SMALLEST_ANCHOR = 0.05
+"""Sides of the preset boxes on the finest level, as a fraction of the image; each coarser level doubles them."""
+
+
+def foreground(logits: Tensor) -> Tensor:
+    """Rank by the first class logit, which learns object or not (Zhu et al. 2021): (B, S, C) -> (B, S)"""
+    return logits[..., 0]
+
+
+def best_class(logits: Tensor) -> Tensor:
+    """Rank by the best class, whichever it is (Zhang et al. 2023): (B, S, C) -> (B, S)"""
+    return logits.max(-1).values
+
+
+class EncoderProposals(nn.Module):
+    """Heads on every token of the memory, and the choice of the best tokens; `rank` says what best means.
+
+    Source: Zhu et al. 2021, appendix A.4, two-stage. Tokens at padding and those whose preset box leaves the image are
+    blanked before the heads; they can still be chosen when there are few others, and have the box (1, 1, 1, 1) then.
+    """
+
+    def __init__(self, *, width: int, class_head: nn.Module, box_head: nn.Module, rank: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
+        self.class_head, self.box_head, self.rank = class_head, box_head, rank
+
+    def forward(self, memory: Tokens, count: int) -> Proposals:
+        """The best `count` proposals, or as many as there are tokens."""
+        anchors, is_usable = preset_boxes(memory)
+        values = self.norm(self.project(memory.values.masked_fill(~is_usable[..., None], 0.0)))
+        logits = self.class_head(values)
+        start = anchors.logit().masked_fill(~is_usable[..., None], torch.inf)
+        boxes = Cxcywh((self.box_head(values).float() + start).sigmoid())
+        selected = self.rank(logits).topk(min(count, logits.shape[1]), dim=1).indices
+        return Proposals(Predictions(logits, boxes), selected)
+
+
+def preset_boxes(memory: Tokens) -> tuple[Tensor, Tensor]:
+    """A square around each token, (B, S, 4) cxcywh, and which of them lie well inside the image, (B, S) bool."""
+    centres = memory.centres
+    sides = torch.cat(
+        [
+            centres.new_full((height * width,), SMALLEST_ANCHOR * 2.0**level)
+            for level, (height, width) in enumerate(memory.level_shapes)
+        ]
+    )
+    anchors = torch.cat([centres, sides[None, :, None].expand(len(centres), -1, 2)], dim=-1)
+    is_inside = ((anchors > 0.01) & (anchors < 0.99)).all(-1)
+    return anchors, is_inside & ~memory.is_padding
