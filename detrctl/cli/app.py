@@ -21,6 +21,7 @@ COMMANDS = (
     ("train", "detrctl.cli.train:train", "Train a recipe on a dataset."),
     ("eval", "detrctl.cli.eval:evaluate", "COCO scores of a checkpoint or a result file."),
     ("predict", "detrctl.cli.predict:predict", "Find objects in images; draw and save them."),
+    ("compare", "detrctl.cli.compare:compare", "Put runs side by side: scores, speed, curves."),
     ("recipes", "detrctl.cli.recipes:recipes", "List, show, explain and compare recipes."),
     ("visualize-queries", "detrctl.cli.visualize_queries:visualize_queries", "See what each object query does."),
     ("inspect-matching", "detrctl.cli.inspect_matching:inspect_matching", "See which query meets which object."),

@@ -99,6 +99,14 @@ def _figure(height: float) -> Figure:
 
 
 def _dress(axes: Axes, title: str) -> None:
+    dress(axes, title)
+    handles, _ = axes.get_legend_handles_labels()
+    if len(handles) > 1:
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, ncols=2)
+
+
+def dress(axes: Axes, title: str) -> None:
+    """The looks that all our curves share; no legend."""
     axes.set_title(title, loc="left", fontsize=11, color=INK, weight="bold")
     axes.grid(visible=True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -107,9 +115,6 @@ def _dress(axes: Axes, title: str) -> None:
     axes.tick_params(colors=MUTED, labelsize=9)
     axes.xaxis.label.set_color(MUTED)
     axes.margins(x=0.02)
-    handles, _ = axes.get_legend_handles_labels()
-    if len(handles) > 1:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK, ncols=2)
 
 
 def _save(figure: Figure, path: Path) -> Path:
