@@ -143,7 +143,7 @@ def _require_trained_backbone(start: Start, fresh: Sequence[str]) -> None:
     """CheckpointError where random weights would stay: statistics, stages or a whole backbone that never train."""
     backbone = start.recipe.model.backbone
     still = {
-        "norm frozen": backbone.norm == "frozen",
+        "norm frozen": backbone.has_frozen_norm,
         f"frozen_stages {backbone.frozen_stages}": backbone.frozen_stages > 0,
         "train.backbone_lr 0": start.recipe.train.backbone_lr == 0,
     }

@@ -4,18 +4,15 @@ B batch, H, W canvas; h, w one stage's grid; C channels of a stage.
 """
 
 from collections.abc import Callable, Sequence
-from http.client import HTTPException
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import get_model_weights, resnet
+from torchvision.models import resnet
 from torchvision.ops import FrozenBatchNorm2d
 
-from detrctl.errors import DetrctlError
+from detrctl.model.backbone_weights import take_weights
 from detrctl.structures import FeatureMap, ImageBatch
 
 RESNETS: dict[str, tuple[type[resnet.BasicBlock | resnet.Bottleneck], list[int]]] = {
@@ -45,6 +42,7 @@ class ResNet(nn.Module):
         )
         self.stages = tuple(stages)
         self.channels = tuple(64 * 2 ** (stage - 2) * block.expansion for stage in self.stages)
+        self.strides = tuple(2**stage // (2 if dilation and stage == 5 else 1) for stage in self.stages)
         self.conv1, self.bn1 = network.conv1, network.bn1
         self.layers = nn.ModuleList(
             [network.layer1, network.layer2, network.layer3, network.layer4][: max(self.stages) - 1]
@@ -71,74 +69,40 @@ class ResNet(nn.Module):
                 features.append(values)
         return tuple(features)
 
-    def load_published(self, weights: dict[str, Tensor]) -> None:
+    def load_published(self, weights: dict[str, Tensor], *, source: str = "weights") -> None:
         """Take a torchvision state dict: `layer1.0.conv1.weight` and so on; the classifier is left aside."""
-        renamed = {_own_name(name): value for name, value in weights.items()}
-        own = self.state_dict()
-        wrong = [
-            n
-            for n in own
-            if not n.endswith("num_batches_tracked") and getattr(renamed.get(n), "shape", None) != own[n].shape
-        ]
-        if wrong:
-            raise DetrctlError(
-                f"the weights do not fit the backbone: {len(wrong)} of {len(own)} tensors, first {wrong[0]}"
-            )
-        self.load_state_dict({name: renamed[name] for name in own if name in renamed}, strict=False)
+        take_weights(self, {_own_name(name): value for name, value in weights.items()}, source=source)
 
 
 def _own_name(published: str) -> str:
     """`layer3.0.conv1.weight` -> `layers.2.0.conv1.weight`"""
     head, _, rest = published.partition(".")
-    return f"layers.{int(head[5:]) - 1}.{rest}" if head.startswith("layer") else published
-
-
-def read_weights(source: str, name: str) -> dict[str, Tensor]:
-    """A torchvision state dict: `imagenet` downloads the one published for `name`, anything else is a file's path."""
-    if source == "imagenet":
-        return _download(name)
-    path = Path(source)
-    if not path.is_file():
-        raise DetrctlError(
-            f"{source}: no such file of backbone weights (model.backbone.weights: imagenet, none or a path)"
-        )
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise DetrctlError(f"{source}: not a file of weights that can be read safely") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise DetrctlError(f"{source}: holds no state dict (a mapping of names to tensors)")
-    return weights
-
-
-def _download(name: str) -> dict[str, Tensor]:
-    if name == "resnet10":
-        raise DetrctlError(
-            "model.backbone.weights: no ImageNet weights are published for resnet10; choose none or resnet18"
-        )
-    try:
-        # Version 1 of the weights, as in the published DETR: later recipes (V2) shift every statistic.
-        return dict(get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError, HTTPException) as error:  # no network, a wrong hash, a broken transfer
-        raise DetrctlError(
-            f"ImageNet weights of {name} could not be downloaded ({error}); "
-            "set model.backbone.weights to a local file or to none"
-        ) from error
+    number = head.removeprefix("layer")
+    return f"layers.{int(number) - 1}.{rest}" if head != number and number.isdigit() else published
 
 
 class Backbone(nn.Module):
-    """Any network with `channels` that maps pixels to feature maps, plus the padding mask at each map's resolution."""
+    """Any network with `channels` that maps pixels to feature maps, plus the padding mask at each map's resolution.
+
+    `channels` and `strides` (pixels per cell) stand for the maps in their order; a network of somebody's own need not
+    know its strides, which are empty then.
+    """
 
     def __init__(self, body: nn.Module):
         super().__init__()
         self.body = body
         channels: Any = body.channels
-        self.channels: tuple[int, ...] = (channels,) if isinstance(channels, int) else tuple(channels)
+        strides: Any = getattr(body, "strides", ())
+        self.channels, self.strides = _each(channels), _each(strides)
 
     def forward(self, images: ImageBatch) -> tuple[FeatureMap, ...]:
         features = self.body(images.pixels)
         features = (features,) if isinstance(features, Tensor) else features
         return tuple(FeatureMap(values, shrink_mask(images.is_padding, values.shape[-2:])) for values in features)
+
+
+def _each(numbers: int | Sequence[int]) -> tuple[int, ...]:
+    return (numbers,) if isinstance(numbers, int) else tuple(numbers)
 
 
 def shrink_mask(is_padding: Tensor, size_hw: Sequence[int]) -> Tensor:

@@ -36,6 +36,8 @@ class Rule:
 BACKBONE = "model.backbone"
 AUGMENT = "data.augment"
 SCHEDULE = "train.schedule"
+LAYER_NORM_NETWORKS = ("swin_", "convnext_")
+"""What their names begin with."""
 BASIC_BLOCK_NETWORKS = ("resnet10", "resnet18", "resnet34")
 INITIALISED = "weights imagenet, or starting from a checkpoint (--init-from) would do"
 
@@ -68,15 +70,46 @@ def _weights_spelt(weights: str) -> str | None:
 
 
 def _dilation_network(dilation: bool, name: str) -> str | None:
-    if not dilation or name not in BASIC_BLOCK_NETWORKS:
+    if not dilation or not (name in BASIC_BLOCK_NETWORKS or name.startswith(LAYER_NORM_NETWORKS)):
         return None
     return f"found dilation true with {name}, whose blocks cannot be dilated; resnet50 or resnet101 would do"
+
+
+def _norm_network(norm: str, name: str) -> str | None:
+    if norm != "batch" or not name.startswith(LAYER_NORM_NETWORKS):
+        return None
+    return (
+        f"found norm batch with {name}, which has layer norms and no batch norm; "
+        "norm frozen, which says nothing there, or resnet50 would do"
+    )
+
+
+def _drop_path_network(drop_path: float, name: str) -> str | None:
+    if drop_path == 0 or name.startswith(LAYER_NORM_NETWORKS):
+        return None
+    return f"found drop_path {drop_path:g} with {name}, which has no stochastic depth; drop_path 0 or swin_t would do"
+
+
+def _stages_ascend(stages: list[int]) -> str | None:
+    in_order = sorted(set(stages))
+    if stages == in_order:
+        return None
+    return f"found {stages}, expected each stage once and the finest first; {in_order} would do"
 
 
 def _dilation_stage(dilation: bool, stage: int) -> str | None:
     if not dilation or stage == 5:
         return None
     return f"found dilation true with stage {stage}, but only the last stage is dilated; stage 5 would do"
+
+
+def _dilation_stages(dilation: bool, stages: list[int]) -> str | None:
+    if not dilation or 5 in stages:
+        return None
+    return (
+        f"found dilation true with stages {', '.join(map(str, stages))}, but only the last stage is dilated; "
+        "stage 5 among them would do"
+    )
 
 
 def _options_need_own_backbone(options: dict[str, Any], name: str) -> str | None:
@@ -86,7 +119,7 @@ def _options_need_own_backbone(options: dict[str, Any], name: str) -> str | None
 
 
 def _frozen_norm(norm: str, weights: str, name: str) -> str | None:
-    if norm != "frozen" or weights != "none" or ":" in name:
+    if norm != "frozen" or weights != "none" or ":" in name or name.startswith(LAYER_NORM_NETWORKS):
         return None
     return f"found norm frozen with weights none: random statistics cripple training; norm batch, {INITIALISED}"
 
@@ -215,6 +248,10 @@ RULES = (
     Rule((f"{BACKBONE}.weights",), _weights_spelt),
     Rule((f"{BACKBONE}.dilation", f"{BACKBONE}.name"), _dilation_network),
     Rule((f"{BACKBONE}.dilation", f"{BACKBONE}.stage"), _dilation_stage),
+    Rule((f"{BACKBONE}.dilation", f"{BACKBONE}.stages"), _dilation_stages),
+    Rule((f"{BACKBONE}.stages",), _stages_ascend),
+    Rule((f"{BACKBONE}.norm", f"{BACKBONE}.name"), _norm_network),
+    Rule((f"{BACKBONE}.drop_path", f"{BACKBONE}.name"), _drop_path_network),
     Rule((f"{BACKBONE}.options", f"{BACKBONE}.name"), _options_need_own_backbone),
     Rule((f"{BACKBONE}.norm", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_norm, Level.START),
     Rule((f"{BACKBONE}.frozen_stages", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_stages, Level.START),

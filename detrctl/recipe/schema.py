@@ -18,23 +18,58 @@ PartName = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
 """`package.module:Name`, a class of the user's own."""
 
 
+BackboneName = Literal[
+    "resnet10",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "swin_t",
+    "swin_s",
+    "swin_b",
+    "swin_v2_t",
+    "swin_v2_s",
+    "swin_v2_b",
+    "convnext_tiny",
+    "convnext_small",
+    "convnext_base",
+]
+
+
 class Backbone(Section):
     """The convolutional network that turns pixels into features."""
 
-    name: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"] | PartName = Field(
+    name: BackboneName | PartName = Field(
         "resnet50", description="Which network; `package.module:Name` puts in one of your own."
     )
     weights: str = Field("none", description="`imagenet` (downloaded once), the path of a state-dict file, or `none`.")
     norm: Literal["frozen", "batch"] = Field(
-        "frozen", description="Batch norm with frozen statistics (published; needs pretrained weights) or trainable."
+        "frozen",
+        description="A ResNet's batch norm, with frozen statistics (published; needs pretrained weights) or trainable; "
+        "others have layer norms.",
     )
     frozen_stages: int = Field(
-        2, ge=0, le=5, description="How many stages from the stem on are not trained (published: stem and stage 1 = 2)."
+        2,
+        ge=0,
+        le=5,
+        description="How many stages from the stem on are not trained (published: 2 of a ResNet's, the stem and its "
+        "first blocks; 0 of a Swin's or ConvNeXt's).",
     )
     dilation: bool = Field(
-        False, description="DC5: the last stage keeps its resolution and dilates instead (bottleneck networks only)."
+        False, description="DC5: the last stage keeps its resolution and dilates instead (ResNets of bottlenecks only)."
+    )
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Stochastic depth of the last block, growing from 0 in the first; of Swin and ConvNeXt only.",
     )
     options: dict[str, Any] = Field({}, description="Keyword arguments for a backbone of your own.")
+
+    @property
+    def has_frozen_norm(self) -> bool:
+        """Whether there are statistics that training never moves, so that they have to come from weights."""
+        return self.norm == "frozen" and self.name.startswith("resnet")
 
 
 class OneStage(Backbone):

@@ -1,17 +1,15 @@
-from http.client import HTTPException
-from pathlib import Path
-
 import pytest
 import torch
 from torchvision.models import resnet18, resnet50
 
-from detrctl.errors import DetrctlError
-from detrctl.model.backbone import Backbone, ResNet, read_weights, shrink_mask
+from detrctl.model.backbone import Backbone, ResNet, shrink_mask
 from detrctl.structures import ImageBatch
 
 
 def images(batch: int = 2, height: int = 70, width: int = 101) -> ImageBatch:
-    pixels = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator("cpu").manual_seed(0)
+    pixels = torch.randn(batch, 3, height, width, generator=generator, device="cpu")
+    pixels = pixels.to(torch.get_default_device())
     return ImageBatch(pixels, torch.zeros(batch, height, width, dtype=torch.bool), torch.ones(batch, 2), (0, 1))
 
 
@@ -71,6 +69,18 @@ def test_frozen_stages_get_no_gradient_and_their_statistics_stand_still() -> Non
     assert not [name for name in moved if name.startswith(("bn1", "layers.0"))]
 
 
+@pytest.mark.parametrize(("name", "dilation"), [("resnet18", False), ("resnet50", False), ("resnet50", True)])
+def test_several_stages_come_with_their_channels_and_strides_finest_first(name: str, dilation: bool) -> None:
+    with torch.device("meta"):
+        body = ResNet(name=name, norm="frozen", stages=[2, 3, 4, 5], dilation=dilation)
+        levels = Backbone(body)(images(height=65, width=97))
+    assert body.strides == (4, 8, 16, 16 if dilation else 32)
+    assert [level.values.shape[1] for level in levels] == list(body.channels)
+    for level, stride in zip(levels, body.strides, strict=True):
+        assert level.values.shape[-2:] == (-(-65 // stride), -(-97 // stride))
+        assert level.is_padding.shape[-2:] == level.values.shape[-2:]
+
+
 def test_an_early_stage_builds_nothing_behind_it() -> None:
     body = ResNet(name="resnet18", norm="batch", stages=[4])
     assert len(body.layers) == 3
@@ -100,35 +110,6 @@ def test_a_network_of_ones_own_may_give_one_tensor() -> None:
 
     backbone = Backbone(Own())
     (level,) = backbone(images())
-    assert backbone.channels == (3,)
+    assert (backbone.channels, backbone.strides) == ((3,), ())
     assert level.values.shape == (2, 3, 9, 13)
     assert level.is_padding.shape == (2, 9, 13)
-
-
-def test_weights_that_cannot_be_used_get_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DetrctlError, match=r"nowhere\.pt: no such file of backbone weights"):
-        read_weights("nowhere.pt", "resnet18")
-    broken = tmp_path / "broken.pt"
-    broken.write_bytes(b"not weights")
-    with pytest.raises(DetrctlError, match=r"broken\.pt: not a file of weights that can be read safely"):
-        read_weights(str(broken), "resnet18")
-    listing = tmp_path / "list.pt"
-    torch.save([1, 2], listing)
-    with pytest.raises(DetrctlError, match=r"list\.pt: holds no state dict"):
-        read_weights(str(listing), "resnet18")
-    with pytest.raises(DetrctlError, match="no ImageNet weights are published for resnet10"):
-        read_weights("imagenet", "resnet10")
-    with pytest.raises(DetrctlError, match="the weights do not fit the backbone"):
-        ResNet(name="resnet50", norm="frozen").load_published(resnet18().state_dict())
-
-
-@pytest.mark.parametrize("kind", [OSError, RuntimeError, HTTPException])
-def test_a_download_that_fails_says_what_to_do(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_args, **_kwargs):
-        raise kind("no route to host")
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
-    with pytest.raises(
-        DetrctlError, match=r"could not be downloaded \(no route to host\); set model\.backbone\.weights"
-    ):
-        read_weights("imagenet", "resnet50")

@@ -42,6 +42,29 @@ ERRORS = [
         ["model.backbone.stage=5"],
     ),
     (
+        ["model.family=deformable", "model.backbone.dilation=true", "model.backbone.stages=[3, 4]"],
+        "model.backbone.dilation: found dilation true with stages 3, 4, but only the last stage is dilated; "
+        "stage 5 among them would do",
+        ["model.backbone.stages=[4, 5]"],
+    ),
+    (
+        ["model.family=deformable", "model.backbone.stages=[5, 3, 5]"],
+        "model.backbone.stages: found [5, 3, 5], expected each stage once and the finest first; [3, 5] would do",
+        ["model.backbone.stages=[3, 5]"],
+    ),
+    (
+        ["model.backbone.norm=batch", "model.backbone.name=convnext_tiny"],
+        "model.backbone.norm: found norm batch with convnext_tiny, which has layer norms and no batch norm; "
+        "norm frozen, which says nothing there, or resnet50 would do",
+        ["model.backbone.norm=frozen"],
+    ),
+    (
+        ["model.backbone.drop_path=0.2"],
+        "model.backbone.drop_path: found drop_path 0.2 with resnet50, which has no stochastic depth; "
+        "drop_path 0 or swin_t would do",
+        ["model.backbone.name=swin_t"],
+    ),
+    (
         ["model.backbone.options={depth: 3}"],
         "model.backbone.options: found depth with resnet50, which takes no options; a backbone of your own does",
         ["model.backbone.name=mine:Net"],
@@ -197,3 +220,15 @@ def test_published_defaults_break_no_rule(write):
 
 def test_own_backbones_are_asked_for_no_weights(write):
     assert load_recipe(write("model: {backbone: {name: 'mine:Net'}}")).start_problems == ()
+
+
+def test_layer_norms_need_no_statistics_from_weights(write):
+    recipe = write("model: {backbone: {name: swin_v2_t, frozen_stages: 0}}")
+    assert load_recipe(recipe).start_problems == ()
+
+
+def test_layer_norm_networks_cannot_be_dilated(report_of):
+    found = "found dilation true with swin_t, whose blocks cannot be dilated; resnet50 or resnet101 would do"
+    assert report_of(["model.backbone.dilation=true", "model.backbone.name=swin_t"]) == [
+        f"--set: model.backbone.dilation: {found}"
+    ]
