@@ -196,11 +196,15 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Known:
-    """The first `size` queries are truths with noise: `assignment` says which; each truth occurs in `groups` groups."""
+    """The first `size` queries are truths with noise: `assignment` says which; each truth occurs in `groups` groups.
+
+    The others of them learn that they are background, but for `unused` ones, (B, size) bool, which learn nothing.
+    """
 
     assignment: Assignment
     size: int
     groups: int
+    unused: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -131,16 +131,17 @@ def epoch_line(event: "events.EpochDone") -> str:
 def loss_text(loss: float, losses: Mapping[str, float]) -> str:
     """The total, and the terms of the decoder layer that gives the answer."""
     layers = [int(name.split(".")[1]) for name in losses if name.startswith("decoder.")]
-    if not layers:
-        return f"loss {loss:.3f}"
-    last = f"decoder.{max(layers)}."
-    terms = {name.removeprefix(last): value for name, value in losses.items() if name.startswith(last)}
-    said = " ".join(f"{name} {value:.2f}" for name, value in terms.items() if not name.endswith("_error"))
-    return f"loss {loss:.3f} ({said})"
+    last = f"decoder.{max(layers)}." if layers else "roi."
+    # Faster R-CNN's first stage stands beside its second, `roi`.
+    shown = {name.removeprefix(last): value for name, value in losses.items() if name.startswith((last, "rpn."))}
+    said = " ".join(f"{name.replace('.', '_')} {value:.2f}" for name, value in shown.items() if "error" not in name)
+    return f"loss {loss:.3f} ({said})" if said else f"loss {loss:.3f}"
 
 
 def main_rate(rates: Mapping[str, float]) -> float:
-    return rates.get("transformer", max(rates.values(), default=0.0))
+    """The rate of all but the backbone, or of what is trained at all."""
+    main = [rate for name, rate in rates.items() if name != "backbone"]
+    return max(main or rates.values(), default=0.0)
 
 
 # ---- afterwards ----

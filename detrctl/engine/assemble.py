@@ -41,7 +41,7 @@ class Assembly:
 
     feed: Feed
     learner: Learner
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     average: Average | None
     taken: events.WeightsTaken | None
     threads: int

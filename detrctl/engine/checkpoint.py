@@ -77,7 +77,11 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 def load(path: Path) -> Checkpoint:
     """Read a file that `save` wrote, all tensors on the CPU. CheckpointError, one line, for any other file."""
-    content = _read(path)
+    return parse(_read(path), path)
+
+
+def parse(content: Any, path: Path) -> Checkpoint:
+    """What a file that `save` wrote holds. CheckpointError for the content of any other."""
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a detrctl checkpoint, but some other file of weights")
     if content.get("version") != VERSION:

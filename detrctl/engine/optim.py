@@ -1,4 +1,4 @@
-"""AdamW with the published parameter groups, and gradients that are measured before they are used."""
+"""The optimizer with the published parameter groups, and gradients that are measured before they are used."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -13,8 +13,12 @@ from detrctl.recipe import schema
 RATES: dict[str, Callable[[schema.Train], float]] = {
     "backbone": lambda train: train.backbone_lr,
     "transformer": lambda train: train.lr,
+    "sampling": lambda train: train.lr * train.sampling_lr_factor,
+    "detector": lambda train: train.lr,
 }
 """The learning rate of each of a learner's parameter groups, at the reference batch size."""
+
+MOMENTUM = 0.9
 
 
 def freeze_still_groups(groups: Mapping[str, Sequence[nn.Parameter]], train: schema.Train) -> None:
@@ -32,8 +36,8 @@ def training_mode(learner: Learner, train: schema.Train) -> None:
         learner.network.get_submodule("backbone").eval()
 
 
-def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], train: schema.Train) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over the groups that are trained, weight decay on every parameter as published.
+def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], train: schema.Train) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019) or SGD over the groups that are trained, weight decay on every parameter.
 
     Each group carries its `name` and `base_lr`, the rate that the schedule's factor multiplies.
     """
@@ -45,7 +49,10 @@ def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], train: schema.
     ]
     if not parts:
         raise DetrctlError("train.lr, train.backbone_lr: nothing is left to train")
-    return torch.optim.AdamW(parts, weight_decay=train.weight_decay, fused=can_fuse(groups.values()))
+    fused = can_fuse(groups.values())
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(parts, momentum=MOMENTUM, weight_decay=train.weight_decay, fused=fused)
+    return torch.optim.AdamW(parts, weight_decay=train.weight_decay, fused=fused)
 
 
 def can_fuse(groups: Iterable[Sequence[nn.Parameter]]) -> bool:

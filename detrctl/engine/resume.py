@@ -50,6 +50,8 @@ def _hindrance(
         return "the dataset's classes are not those that the run was started with"
     if train.seed != checkpoint.recipe.train.seed:
         return f"it was started with seed {checkpoint.recipe.train.seed}, which cannot change"
+    if train.optimizer != checkpoint.recipe.train.optimizer:
+        return f"it was started with optimizer {checkpoint.recipe.train.optimizer}, which cannot change"
     if data != {"images": images, "steps": steps}:
         return (
             f"it was started on {data.get('images')} images, {data.get('steps')} steps an epoch; "

@@ -3,6 +3,7 @@
 Single-scale, multi-scale, with iterative box refinement, and in two stages.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -46,7 +47,9 @@ def deformable(model: schema.DeformableModel, objective: schema.FocalObjective, 
     neck, encoder = build_deformable_neck(model, backbone.channels), build_deformable_encoder(model)
     layers = build_deformable_decoder_layers(model)
     queries, proposed = build_queries(model, num_classes)
-    init_deformable(encoder, layers, queries)
+    init_deformable(encoder, layers)
+    if isinstance(queries, ProposedQueries):
+        init_transformer(queries.from_box, queries.proposals.project)
     decoder = Decoder(
         layers=layers,
         norm=nn.Identity(),
@@ -98,7 +101,7 @@ def build_deformable_neck(model: schema.Deformable, channels: tuple[int, ...]) -
         assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)
     return Neck(
-        projections=[nn.Sequential(convolution, nn.GroupNorm(32, model.width)) for convolution in projections],
+        projections=[nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, model.width), model.width)) for convolution in projections],
         position=build_position(model.position, model.width),
         placement=PLACEMENTS[model.position.added_to](),
         level_embedding=nn.Embedding(levels(model), model.width),
@@ -162,11 +165,9 @@ def class_head_places(model: schema.Deformable) -> list[str]:
     return [f"decoder.heads.class_head.{layer}" for layer in range(model.decoder_layers)]
 
 
-def init_deformable(encoder: Encoder, layers: list[DecoderLayer], queries: nn.Module) -> None:
-    """Xavier for the matrices of the transformer, heads and embeddings aside; deformable attention then starts anew."""
+def init_deformable(encoder: Encoder, layers: list[DecoderLayer]) -> None:
+    """Xavier for the matrices of the transformer; deformable attention then starts anew."""
     init_transformer(encoder, *layers)
-    if isinstance(queries, ProposedQueries):
-        init_transformer(queries.from_box, queries.proposals.project)
     for part in (encoder, *layers):
         for module in part.modules():
             if isinstance(module, DeformableAttention):

@@ -1,23 +1,36 @@
 """What training, evaluation and prediction see of a model. Every family gives one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from detrctl.losses.criterion import Criterion
-from detrctl.model.detector import Detector
-from detrctl.structures import Detections, ImageBatch, Losses, PostProcess, Predictions, Targets
+from detrctl.structures import Detections, ImageBatch, Losses, Predictions, Targets
+
+
+class Objective(Protocol):
+    """What a network's output is trained towards; `losses.criterion.Criterion` in the DETR family."""
+
+    def counts(self, targets: Sequence[Targets]) -> Tensor: ...
+
+    def __call__(self, output: Any, targets: Sequence[Targets], counts: Tensor) -> Losses: ...
 
 
 class Learner(nn.Module):
     """A detector together with its objective and its way from predictions to detections.
 
-    `network` holds every weight. A family that is no DETR gives a class with these same members.
+    `network` holds every weight. `post_process` is a `structures.PostProcess`; a family that is no DETR gives a
+    subclass with a `detect` of its own, which calls another.
     """
 
     def __init__(
-        self, *, network: Detector, criterion: Criterion, post_process: PostProcess, class_rows: Mapping[str, int]
+        self,
+        *,
+        network: nn.Module,
+        criterion: Objective,
+        post_process: Callable[..., list[Detections]],
+        class_rows: Mapping[str, int],
     ):
         super().__init__()
         self.network, self.criterion, self.post_process = network, criterion, post_process
@@ -41,13 +54,22 @@ class Learner(nn.Module):
         return self.post_process(fp32, images.original_sizes_hw, images.image_ids)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters by the learning rate that they are published with: `backbone` and `transformer`."""
+        """Trainable parameters by the learning rate that they are published with.
+
+        `backbone`, `transformer`, and, in models with deformable attention, `sampling`: what says where it looks.
+        """
         groups: dict[str, list[nn.Parameter]] = {"backbone": [], "transformer": []}
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
-                groups["backbone" if name.startswith("backbone.") else "transformer"].append(parameter)
+                groups.setdefault(_group(name), []).append(parameter)
         return groups
 
     def class_rows(self) -> dict[str, int]:
         """The parameters with one row per class, and how many rows each has beyond them (softmax: no-object)."""
         return dict(self._class_rows)
+
+
+def _group(name: str) -> str:
+    if name.startswith("backbone."):
+        return "backbone"
+    return "sampling" if ".sampling_offsets." in name or name.startswith("queries.reference.") else "transformer"

@@ -76,6 +76,8 @@ class FocalClassification:
         logits = meeting.predictions.logits.float()
         wanted = torch.zeros_like(logits)
         wanted[meeting.assignment.image, meeting.assignment.query, labels] = 1.0
+        if meeting.unused is not None:
+            logits, wanted = logits[~meeting.unused], wanted[~meeting.unused]
         return focal_loss_sum(logits, wanted, alpha=self.alpha, gamma=self.gamma) / divisor
 
     def objects_found(self, logits: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from detrctl.losses.matcher import Matcher
 from detrctl.structures import Assignment, DetectorOutput, Predictions, Targets
@@ -17,6 +18,7 @@ class Meeting:
     """Predictions, the truths that they were assigned, and where in the model this happened.
 
     `repeats`: how often each truth occurs in `targets` or, with denoising, in `assignment`; it divides the losses too.
+    Queries without a truth learn that they are background, but for `unused` ones, (B, Q) bool, which learn nothing.
     """
 
     stage: str
@@ -25,6 +27,7 @@ class Meeting:
     targets: Sequence[Targets]
     assignment: Assignment
     repeats: int = 1
+    unused: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,4 +79,4 @@ def denoising_meetings(output: DetectorOutput, targets: Sequence[Targets], *, au
     known, layers = output.denoised.known, output.denoised.layers
     for layer, predictions in enumerate(layers):
         if auxiliary or layer == len(layers) - 1:
-            yield Meeting("denoising", layer, predictions, targets, known.assignment, known.groups)
+            yield Meeting("denoising", layer, predictions, targets, known.assignment, known.groups, known.unused)

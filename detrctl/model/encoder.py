@@ -1,11 +1,13 @@
 """Tokens -> memory: every token looks at every other token of its image. B batch, S tokens, D width."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from detrctl.model.attention import MultiHeadAttention, key_mask
 from detrctl.model.deformable_attention import DeformableAttention
+from detrctl.model.layers import MLP
 from detrctl.structures import Tokens
 
 
@@ -64,4 +66,18 @@ class Encoder(nn.Module):
         values = tokens.values
         for layer in self.layers:
             values = layer(values, tokens)
+        return tokens.with_values(self.norm(values))
+
+
+class ScaledPositionsEncoder(Encoder):
+    """DAB-DETR's: before each layer, the values weigh the positions, channel by channel (Liu et al. 2022's code)."""
+
+    def __init__(self, *, layers: Sequence[nn.Module], norm: nn.Module, width: int):
+        super().__init__(layers=layers, norm=norm)
+        self.scale = MLP(width=width, outputs=width, depth=2)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        values = tokens.values
+        for layer in self.layers:
+            values = layer(values, replace(tokens, position=tokens.position * self.scale(values)))
         return tokens.with_values(self.norm(values))

@@ -30,15 +30,15 @@ class PreNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a ReLU between: (..., D) -> (..., D)"""
+    """Two linear layers with an activation between, a ReLU unless said otherwise: (..., D) -> (..., D)"""
 
-    def __init__(self, *, width: int, hidden: int, dropout: float):
+    def __init__(self, *, width: int, hidden: int, dropout: float, activation: Callable[[], nn.Module] = nn.ReLU):
         super().__init__()
         self.linear1, self.linear2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.activation, self.dropout = activation(), nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
 
 
 class MLP(nn.Module):

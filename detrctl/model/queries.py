@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from detrctl.model.layers import MLP
 from detrctl.model.position_encoding import coordinate_embedding
 from detrctl.model.proposals import EncoderProposals
 from detrctl.structures import Queries, Tokens
@@ -68,6 +69,47 @@ class LearnedPoints(Grouped):
     def forward(self, memory: Tokens) -> Queries:
         position, content = self.rows(self.slots, len(memory.values)).chunk(2, dim=-1)
         return Queries(content, position, self.reference(position).float().sigmoid(), groups=self.now())
+
+
+class ConditionalSlots(Grouped):
+    """Conditional DETR's queries: learned positions, and a point read off each; content starts at zero.
+
+    Source: Meng et al. 2021, section 3.3.
+    """
+
+    def __init__(self, *, queries: int, width: int, groups: int = 1):
+        super().__init__(queries=queries, groups=groups)
+        self.position = nn.Embedding(queries * groups, width)
+        self.reference = MLP(width=width, outputs=2, depth=2)
+
+    def forward(self, memory: Tokens) -> Queries:
+        position = self.rows(self.position, len(memory.values))
+        reference = self.reference(position).float().sigmoid()
+        return Queries(position.new_zeros(position.shape), position, reference, groups=self.now())
+
+
+class LearnedAnchors(Grouped):
+    """DAB-DETR's queries: learned boxes, kept in logits; content starts at zero (Liu et al. 2022, section 4.1).
+
+    With `patterns`, every box is a query once with each of so many learned contents, the same for all boxes.
+    """
+
+    def __init__(self, *, queries: int, width: int, groups: int = 1, patterns: int = 0):
+        super().__init__(queries=queries, groups=groups)
+        self.width = width
+        self.boxes = nn.Embedding(queries * groups, 4)
+        self.patterns = nn.Embedding(patterns, width) if patterns else None
+
+    def forward(self, memory: Tokens) -> Queries:
+        reference = self.rows(self.boxes, len(memory.values)).sigmoid()
+        if self.patterns is None:
+            content = memory.values.new_zeros(*reference.shape[:2], self.width)
+        else:
+            groups, patterns = self.now(), self.patterns.num_embeddings
+            reference = reference.unflatten(1, (groups, -1)).repeat(1, 1, patterns, 1).flatten(1, 2)
+            content = self.patterns.weight.repeat_interleave(self.queries, dim=0).repeat(groups, 1)
+            content = content.expand(len(reference), -1, -1)
+        return Queries(content, None, reference, groups=self.now())
 
 
 class ProposedQueries(nn.Module):

@@ -20,6 +20,10 @@ PART_NAME = r"^[\w.]+:[\w.]+$"
 ELSEWHERE = {
     "aux_loss": "objective.auxiliary",
     "batch": "train.batch_size",
+    "box_batch_size_per_image": "objective.rois_per_image",
+    "box_detections_per_img": "model.detections",
+    "box_nms_thresh": "model.nms",
+    "box_score_thresh": "model.score_threshold",
     "bbox_loss_coef": "objective.l1",
     "clip_max_norm": "train.clip_norm",
     "dec_layers": "model.decoder_layers",
@@ -35,6 +39,12 @@ ELSEWHERE = {
     "num_queries": "model.queries",
     "num_workers": "data.workers",
     "pre_norm": "model.norm_first",
+    "rpn_batch_size_per_image": "objective.anchors_per_image",
+    "rpn_nms_thresh": "model.proposals.nms",
+    "rpn_post_nms_top_n_test": "model.proposals.after_nms",
+    "rpn_post_nms_top_n_train": "model.proposals.train_after_nms",
+    "rpn_pre_nms_top_n_test": "model.proposals.before_nms",
+    "rpn_pre_nms_top_n_train": "model.proposals.train_before_nms",
     "set_cost_bbox": "objective.match.l1",
     "set_cost_class": "objective.match.class_weight",
     "set_cost_giou": "objective.match.giou",
@@ -135,19 +145,28 @@ def _item(node: Node, index: int) -> Node | None:
 
 def all_fields() -> list[FieldInfo]:
     """Every section and field, in the schema's order. Of a union's variants the first that has a field speaks."""
-    return list(_walk(schema_root(), ""))
+    return list(_walk([schema_root()], ""))
 
 
-def _walk(node: Node, path: str) -> Iterator[FieldInfo]:
-    seen = set()
-    for section in list(families(follow(node)).values()) or [section_of(node) or {}]:
-        for name, child in section.get("properties", {}).items():
-            if name in seen:
-                continue
-            seen.add(name)
-            here = f"{path}.{name}".removeprefix(".")
-            yield _info(here, child, required=name in section.get("required", ()))
-            yield from _walk(child, here)
+def _walk(nodes: Sequence[Node], path: str) -> Iterator[FieldInfo]:
+    """What stands at one path: `nodes` are the section there in each variant of the unions above it."""
+    children: dict[str, list[Node]] = {}
+    required: dict[str, bool] = {}
+    for node in nodes:
+        for section in list(families(follow(node)).values()) or [section_of(node) or {}]:
+            for name, child in section.get("properties", {}).items():
+                children.setdefault(name, []).append(child)
+                required.setdefault(name, name in section.get("required", ()))
+    for name, variants in children.items():
+        here = f"{path}.{name}".removeprefix(".")
+        yield _info(here, _together(variants), required=required[name])
+        yield from _walk(variants, here)
+
+
+def _together(variants: Sequence[Node]) -> Node:
+    """The first of one field's nodes; of the field that tells them apart, with the words of all."""
+    tags = dict.fromkeys(tag for node in variants for tag in [follow(node).get("const")] if tag)
+    return {**follow(variants[0]), "enum": list(tags)} if len(tags) > 1 else variants[0]
 
 
 def _info(path: str, node: Node, *, required: bool) -> FieldInfo:
@@ -251,7 +270,7 @@ def unknown_field(path: FieldPath, values: Any) -> tuple[str, str]:
     if near and name not in ELSEWHERE:
         return f"no such field. Did you mean '{near}'?", f"{section_path}.{near}".removeprefix(".")
     meant = find_elsewhere(name, but_not_in=section_path if siblings else None)
-    if meant:
+    if meant and find_node(meant.split("."), values):  # another family can have it
         return f"no such field. Did you mean '{meant}'?", meant
     return f"no such field; {section_path or 'a recipe'} has {', '.join(siblings)}", ""
 

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from detrctl.recipe.locate import closest
+from detrctl.recipe.schema import FAMILIES
 
 
 class Level(Enum):
@@ -36,6 +37,7 @@ class Rule:
 BACKBONE = "model.backbone"
 AUGMENT = "data.augment"
 SCHEDULE = "train.schedule"
+PYRAMID_LEVELS = 5
 LAYER_NORM_NETWORKS = ("swin_", "convnext_")
 """What their names begin with."""
 BASIC_BLOCK_NETWORKS = ("resnet10", "resnet18", "resnet34")
@@ -109,6 +111,15 @@ def _dilation_stages(dilation: bool, stages: list[int]) -> str | None:
     return (
         f"found dilation true with stages {', '.join(map(str, stages))}, but only the last stage is dilated; "
         "stage 5 among them would do"
+    )
+
+
+def _groups_are_learned(query_groups: int, query_source: str) -> str | None:
+    if query_groups == 1 or query_source == "learned":
+        return None
+    return (
+        f"found query_groups {query_groups} with query_source {query_source}, whose queries are the encoder's; "
+        "query_groups 1 would do"
     )
 
 
@@ -213,6 +224,30 @@ def _some_weight(class_weight: float, l1: float, giou: float) -> str | None:
     return "found class_weight, l1 and giou all 0, so that nothing counts; one above 0 would do"
 
 
+def _objective_fits(kind: str, family: str) -> str | None:
+    meant = FAMILIES[family].implied_objective["kind"]
+    if kind == meant:
+        return None
+    return f"found kind {kind} with family {family}, which is trained with another objective; kind {meant} would do"
+
+
+def _groups_or_denoising(query_groups: int, kind: str) -> str | None:
+    if query_groups == 1 or kind == "none":
+        return None
+    return (
+        f"found query_groups {query_groups} with denoising.kind {kind}, which does without; "
+        "query_groups 1 or denoising.kind none would do"
+    )
+
+
+def _anchor_levels(anchor_sizes: list[int]) -> str | None:
+    if len(anchor_sizes) == PYRAMID_LEVELS:
+        return None
+    return (
+        f"found {len(anchor_sizes)} anchor_sizes for a pyramid of {PYRAMID_LEVELS} levels; one size for each would do"
+    )
+
+
 def _patience_can_act(patience: int, eval_every: int, epochs: int) -> str | None:
     evaluations = -(-epochs // eval_every)
     if patience == 0 or patience < evaluations:
@@ -252,10 +287,14 @@ RULES = (
     Rule((f"{BACKBONE}.stages",), _stages_ascend),
     Rule((f"{BACKBONE}.norm", f"{BACKBONE}.name"), _norm_network),
     Rule((f"{BACKBONE}.drop_path", f"{BACKBONE}.name"), _drop_path_network),
+    Rule(("model.query_groups", "model.query_source"), _groups_are_learned),
     Rule((f"{BACKBONE}.options", f"{BACKBONE}.name"), _options_need_own_backbone),
     Rule((f"{BACKBONE}.norm", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_norm, Level.START),
     Rule((f"{BACKBONE}.frozen_stages", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_stages, Level.START),
     Rule(("train.backbone_lr", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_backbone, Level.START),
+    Rule(("model.query_groups", "model.denoising.kind"), _groups_or_denoising),
+    Rule(("model.anchor_sizes",), _anchor_levels),
+    Rule(("objective.kind", "model.family"), _objective_fits),
     Rule(tuple(f"objective.match.{name}" for name in ("class_weight", "l1", "giou")), _some_weight),
     Rule(tuple(f"objective.{name}" for name in ("class_weight", "l1", "giou")), _some_weight),
     Rule(("data.root", "data.train", "data.val"), _one_source),

@@ -112,7 +112,7 @@ class PositionEncoding(Section):
 class Model(Section):
     """What every model of the DETR wiring has. A family's section adds its own and overrides defaults."""
 
-    implied_objective: ClassVar[str] = "focal"
+    implied_objective: ClassVar[dict[str, Any]] = {"kind": "focal"}
 
     family: str = Field(description="Which family builds the model.")
     backbone: Backbone = Field(Backbone(), description="The convolutional network.")
@@ -140,7 +140,7 @@ class Model(Section):
 class DetrModel(Model):
     """DETR and DETR-DC5 (Carion et al. 2020)."""
 
-    implied_objective: ClassVar[str] = "softmax"
+    implied_objective: ClassVar[dict[str, Any]] = {"kind": "softmax"}
 
     family: Literal["detr"] = Field("detr", description="Which family builds the model.")
     backbone: OneStage = Field(OneStage(), description="The convolutional network.")
@@ -161,11 +161,55 @@ class TopPairs(Model):
     )
 
 
-class ConditionalModel(TopPairs):
-    """Conditional DETR (Meng et al. 2021): attention by content and by place, each on its own."""
+class Conditional(TopPairs):
+    """What the models that attend by content and by place, each on its own, have in common."""
+
+    backbone: OneStage = Field(OneStage(), description="The convolutional network.")
+
+
+class ConditionalModel(Conditional):
+    """Conditional DETR (Meng et al. 2021)."""
 
     family: Literal["conditional"] = Field("conditional", description="Which family builds the model.")
-    backbone: OneStage = Field(OneStage(), description="The convolutional network.")
+
+
+class GroupedDenoising(Section):
+    """DN-DETR's denoising (Li et al. 2022)."""
+
+    kind: Literal["none", "grouped"] = Field(
+        "none", description="Whether noised truths are further queries in training (DN-DETR) or not (DAB-DETR)."
+    )
+    groups: int = Field(5, ge=1, le=100, description="How often each truth occurs, every time with other noise.")
+    label_noise: float = Field(0.2, ge=0, le=1, description="The chance that a noised label is a random one.")
+    box_noise: float = Field(
+        0.4, ge=0, description="How far a box moves: its centre in halves of its sides, the sides in themselves."
+    )
+
+
+class DabModel(Conditional):
+    """DAB-DETR (Liu et al. 2022) and, with denoising, DN-DETR (Li et al. 2022)."""
+
+    implied_objective: ClassVar[dict[str, Any]] = {"kind": "focal", "class_weight": 1.0}
+
+    family: Literal["dab"] = Field("dab", description="Which family builds the model.")
+    position: PositionEncoding = Field(
+        PositionEncoding(temperature=20.0), description="Position encoding of the features."
+    )
+    activation: Literal["prelu", "relu", "gelu", "selu"] = Field(
+        "prelu", description="Between the layers of feed-forward parts (published: a ReLU with a slope learned below 0)."
+    )
+    patterns: int = Field(
+        0, ge=0, le=100, description="Contents that every learned box is a query with; 0: one query each, content zero."
+    )
+    reference: Literal["fixed", "refined", "refined_twice"] = Field(
+        "refined_twice",
+        description="What a layer's box is measured from: the query's first box, the box of the layer before "
+        "(iterative refinement), or that box with its gradient (published code).",
+    )
+    detections: int = Field(
+        300, ge=1, le=10000, description="How many of the best pairs of query and class are detections."
+    )
+    denoising: GroupedDenoising = Field(GroupedDenoising(), description="Noised truths as further queries in training.")
 
 
 class Deformable(TopPairs):
@@ -202,6 +246,82 @@ class DeformableModel(Deformable):
         "foreground",
         description="What ranks proposals, and what their class head learns: object or not (published), or classes.",
     )
+
+
+class ContrastiveDenoising(Section):
+    """DINO's contrastive denoising."""
+
+    copies: int = Field(
+        100, ge=0, le=1000, description="Noised truths of the fullest image, spread over groups; 0: no denoising."
+    )
+    label_noise: float = Field(0.5, ge=0, le=2, description="Twice the chance that a noised label is a random one.")
+    box_noise: float = Field(1.0, ge=0, description="How far corners move, in halves of the box's sides.")
+
+
+class DinoModel(Deformable):
+    """DINO (Zhang et al. 2023)."""
+
+    implied_objective: ClassVar[dict[str, Any]] = {
+        "kind": "focal",
+        "class_weight": 1.0,
+        "encoder": "selected_proposals",
+    }
+
+    family: Literal["dino"] = Field("dino", description="Which family builds the model.")
+    position: PositionEncoding = Field(
+        PositionEncoding(temperature=20.0), description="Position encoding of the features, of each level on its own."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout inside the transformer.")
+    queries: int = Field(900, ge=1, le=10000, description="Object queries: the most objects that one image can get.")
+    reference: Literal["fixed", "refined", "refined_twice"] = Field(
+        "refined_twice",
+        description="What a layer's box is measured from: the query's first point or box, the box of the layer before "
+        "(iterative refinement), or that box with its gradient (look forward twice).",
+    )
+    detections: int = Field(
+        300, ge=1, le=10000, description="How many of the best pairs of query and class are detections."
+    )
+    denoising: ContrastiveDenoising = Field(
+        ContrastiveDenoising(), description="Noised truths as further queries in training."
+    )
+
+
+class RegionProposals(Section):
+    """What Faster R-CNN's first stage hands to the second."""
+
+    before_nms: int = Field(1000, ge=1, description="Best anchors of each level that enter non-maximum suppression.")
+    after_nms: int = Field(1000, ge=1, description="Most proposals of an image that go on to the second stage.")
+    train_before_nms: int = Field(2000, ge=1, description="`before_nms` in training.")
+    train_after_nms: int = Field(2000, ge=1, description="`after_nms` in training.")
+    nms: float = Field(0.7, gt=0, le=1, description="Overlap (IoU) above which the weaker of two proposals goes.")
+
+
+class FasterRcnnModel(Section):
+    """Faster R-CNN (Ren et al. 2015) with a feature pyramid (Lin et al. 2017): the baseline, not of the DETR wiring."""
+
+    implied_objective: ClassVar[dict[str, Any]] = {"kind": "rcnn"}
+
+    family: Literal["faster_rcnn"] = Field("faster_rcnn", description="Which family builds the model.")
+    backbone: Backbone = Field(Backbone(), description="The convolutional network.")
+    pyramid_width: int = Field(256, ge=8, le=2048, description="Channels of the feature pyramid (Faster R-CNN).")
+    anchor_sizes: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
+        [32, 64, 128, 256, 512],
+        min_length=1,
+        description="Side of the square anchors, in pixels of the resized image: one for each level of the pyramid, "
+        "which are the backbone's four and a coarser one.",
+    )
+    anchor_ratios: list[Annotated[float, Field(gt=0, le=100)]] = Field(
+        [0.5, 1.0, 2.0], min_length=1, description="Height by width of the anchors at every place."
+    )
+    proposals: RegionProposals = Field(RegionProposals(), description="What the first stage hands to the second.")
+    box_head_width: int = Field(1024, ge=8, le=16384, description="Hidden channels of the second stage's two layers.")
+    score_threshold: float = Field(
+        0.05, ge=0, lt=1, description="Below this score nothing is a detection; 0.05, as published, costs some AP."
+    )
+    nms: float = Field(
+        0.5, gt=0, le=1, description="Overlap (IoU) above which the weaker of two detections of a class goes."
+    )
+    detections: int = Field(100, ge=1, le=10000, description="Most detections of an image.")
 
 
 class MatchCost(Section):
@@ -250,7 +370,19 @@ class FocalObjective(SetObjective):
     )
 
 
-Objective = SoftmaxObjective | FocalObjective
+class RcnnObjective(Section):
+    """Faster R-CNN's four losses, each with weight 1, on anchors and proposals drawn at random."""
+
+    kind: Literal["rcnn"] = Field("rcnn", description="What is minimised: the losses of Faster R-CNN's two stages.")
+    anchors_per_image: int = Field(
+        256, ge=2, description="Anchors drawn for the first stage's losses, at most half of them on objects."
+    )
+    rois_per_image: int = Field(
+        512, ge=4, description="Proposals drawn for the second stage's losses, at most a quarter of them on objects."
+    )
+
+
+Objective = SoftmaxObjective | FocalObjective | RcnnObjective
 """What training minimises, by `kind`."""
 
 
@@ -334,13 +466,24 @@ class Train(Section):
         description="How many processes the command starts on this machine, each with its share of the cores or a GPU "
         "of its own; Python's train() always uses one.",
     )
-    lr: float = Field(1e-4, gt=0, description="Learning rate of the transformer at `reference_batch_size`.")
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="AdamW (published for the DETR family), or SGD with momentum 0.9 (for Faster R-CNN)."
+    )
+    lr: float = Field(1e-4, gt=0, description="Learning rate of all but the backbone, at `reference_batch_size`.")
     backbone_lr: float = Field(1e-5, ge=0, description="Learning rate of the backbone; 0 freezes it.")
+    sampling_lr_factor: float = Field(
+        1.0,
+        ge=0,
+        description="Multiplies `lr` for what says where deformable attention looks: sampling offsets and learned "
+        "reference points (Deformable DETR: 0.1).",
+    )
     reference_batch_size: int = Field(16, ge=1, description="The batch size that the learning rates are stated for.")
     scale_lr: Literal["none", "sqrt", "linear"] = Field(
         "none", description="How the rates follow batch_size / reference_batch_size."
     )
-    weight_decay: float = Field(1e-4, ge=0, description="AdamW's weight decay, on every parameter as published.")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="The optimizer's weight decay, on every parameter as published."
+    )
     clip_norm: float = Field(0.1, ge=0, description="Largest total gradient norm; 0 does not clip.")
     schedule: Schedule = Field(Schedule(), description="How the learning rate moves.")
     precision: Literal["fp32", "bf16"] = Field(
@@ -371,7 +514,7 @@ class Evaluate(Section):
 class Recipe(Section):
     """One training setting, whole."""
 
-    model: DetrModel | ConditionalModel | DeformableModel = Field(
+    model: DetrModel | ConditionalModel | DabModel | DeformableModel | DinoModel | FasterRcnnModel = Field(
         DetrModel(), discriminator="family", description="The detector."
     )
     objective: Objective = Field(
@@ -384,24 +527,28 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="How predictions become scores.")
 
 
-OBJECTIVES: dict[str, type[SoftmaxObjective] | type[FocalObjective]] = {
+OBJECTIVES: dict[str, type[SoftmaxObjective] | type[FocalObjective] | type[RcnnObjective]] = {
     "softmax": SoftmaxObjective,
     "focal": FocalObjective,
+    "rcnn": RcnnObjective,
 }
-FAMILIES = {
-    section.model_fields["family"].default: section for section in (DetrModel, ConditionalModel, DeformableModel)
+FAMILIES: dict[str, type[Model] | type[FasterRcnnModel]] = {
+    section.model_fields["family"].default: section
+    for section in (DetrModel, ConditionalModel, DabModel, DeformableModel, DinoModel, FasterRcnnModel)
 }
 
 
-def _objective_of(model: Model) -> SoftmaxObjective | FocalObjective:
-    return OBJECTIVES[model.implied_objective]()
+def _objective_of(model: Model | FasterRcnnModel) -> Objective:
+    implied = model.implied_objective
+    return OBJECTIVES[implied["kind"]](**implied)
 
 
 def implied_kinds(values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's values with `objective.kind` named: if it is not, the model's family tells which one is meant."""
+    """A recipe's values with what the model's family implies of the objective, where the recipe does not say it."""
     model, objective = values.get("model"), values.get("objective", {})
     family = model.get("family", "detr") if isinstance(model, dict) else "detr"
-    if not isinstance(objective, dict) or "kind" in objective:
+    implied = FAMILIES[family].implied_objective if isinstance(family, str) and family in FAMILIES else {}
+    implied = {"kind": "softmax", **implied}
+    if not isinstance(objective, dict) or objective.get("kind", implied["kind"]) != implied["kind"]:
         return values
-    implied = FAMILIES[family].implied_objective if isinstance(family, str) and family in FAMILIES else "softmax"
-    return {**values, "objective": {"kind": implied, **objective}}
+    return {**values, "objective": {**implied, **objective}}

@@ -79,7 +79,7 @@ def test_diff_shows_both_values_of_the_fields_that_differ(capsys, folder):
 
 def test_explain_says_what_a_field_means_and_takes(capsys):
     assert out(capsys, "explain", "train.lr") == (
-        "train.lr: Learning rate of the transformer at `reference_batch_size`.\n"
+        "train.lr: Learning rate of all but the backbone, at `reference_batch_size`.\n"
         "  takes    a number above 0\n"
         "  default  0.0001\n"
         "  set it   --set train.lr=VALUE\n"

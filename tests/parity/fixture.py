@@ -6,6 +6,7 @@ The rule: a tensor is base + scale * normal(key), drawn by NumPy's PCG64 seeded 
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from detrctl.boxes import Cxcywh
-from detrctl.structures import ImageBatch, Targets
+from detrctl.structures import Assignment, ImageBatch, Targets
 
 STORED = Path(__file__).parent / "stored"
 
@@ -124,6 +125,37 @@ class Ledger:
     def settle(self) -> None:
         assert self.used == self.held, f"not compared: {sorted(self.held - self.used)}"
         assert self.held, "the files hold nothing to compare"
+
+
+NO_PAIRS = Assignment(*torch.zeros(3, 0, dtype=torch.int64))
+
+
+class StoredNoise:
+    """The draws of an official run in their order, again and again."""
+
+    def __init__(self, draws: Sequence[np.ndarray]):
+        self.draws, self.next = [torch.from_numpy(drawn) for drawn in draws], 0
+
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+        assert self.draws, "the official run draws nothing here"
+        drawn = self.draws[self.next % len(self.draws)]
+        self.next += 1
+        assert tuple(drawn.shape) == shape
+        return drawn
+
+    def uniform(self, *shape: int) -> Tensor:
+        return self._draw(shape)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        drawn = self._draw(shape)
+        assert drawn.numel() == 0 or int(drawn.max()) < high
+        return drawn
+
+
+def truths_in_order(targets: Sequence[Targets], known: Assignment) -> Tensor:
+    """For each noised copy, which of the batch's truths, counted through all images, it was made of."""
+    starts = torch.tensor([0] + [len(truth) for truth in targets]).cumsum(0)
+    return starts[known.image] + known.truth
 
 
 def sample(values: Tensor) -> np.ndarray:

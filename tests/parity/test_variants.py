@@ -16,11 +16,20 @@ from detrctl.families.catalog import FAMILIES
 from detrctl.families.learner import Learner
 from detrctl.losses.classification import FocalClassification
 from detrctl.losses.plan import Meeting
+from detrctl.model.proposals import preset_boxes
 from detrctl.structures import DetectorOutput, LossTerm, Tokens
-from detrctl.weights.official import deformable_names, deformable_sections, detr_sections
-from detrctl.weights.tables import DETR, Table, our_name
+from detrctl.weights.official import (
+    conditional_sections,
+    deformable_names,
+    deformable_sections,
+    detr_sections,
+    dino_names,
+    dino_sections,
+    dn_dab_sections,
+)
+from detrctl.weights.tables import CONDITIONAL, DAB, DETR, Table, our_name
 
-from .fixture import STORED, Fixture, Ledger, folders, normal, sample
+from .fixture import NO_PAIRS, STORED, Fixture, Ledger, StoredNoise, folders, normal, sample, truths_in_order
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,11 @@ class Project:
 
 PROJECTS = {
     "facebookresearch/detr": Project(detr_sections, lambda _: DETR),
+    "IDEA-Research/DN-DETR": Project(dn_dab_sections, lambda _: DAB, denoising="tgt_{}"),
+    "Atten4Vis/ConditionalDETR": Project(conditional_sections, lambda _: CONDITIONAL),
     "fundamentalvision/Deformable-DETR": Project(deformable_sections, deformable_names),
+    "IDEA-Research/DINO": Project(dino_sections, dino_names, encoder="{}_interm"),
 }
-LATER = {
-    "Atten4Vis/ConditionalDETR",
-    "IDEA-Research/DINO",
-    "IDEA-Research/DN-DETR",
-}
-"""Families that detrctl does not have yet: their files are expected failures, named one by one."""
 ROUNDING_DRAWS = 4
 LOSS_NAMES = {"class": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
 
@@ -60,8 +66,6 @@ def variants() -> list[Any]:
 def build(fixture: Fixture) -> tuple[Learner, dict[str, str]]:
     """The learner under the fixture's weights, and official names -> ours."""
     repository = fixture.json["official_repository"]
-    if repository in LATER:
-        pytest.xfail(f"{repository}: this family is not part of detrctl yet")
     assert repository in PROJECTS, f"{repository}: no such project is known here"
     project = PROJECTS[repository]
     model, objective = project.sections(fixture.json["build_arguments"])
@@ -82,6 +86,7 @@ def held(fixture: Fixture) -> set[str]:
     return names
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("fixture", variants())
 def test_a_model_under_official_weights_gives_the_official_numbers(fixture: Fixture) -> None:
     learner, names = build(fixture)
@@ -147,6 +152,52 @@ def without_level(neck: Any, tokens: Tokens) -> Tensor:
     return tokens.position - neck.level_embedding.weight.repeat_interleave(sizes, dim=0)
 
 
+def stored_noise(fixture: Fixture, case: str, ledger: Ledger) -> StoredNoise:
+    names = [draw["array"] for draw in fixture.json["cases"][case]["draws"]]
+    ledger.take(*names)
+    return StoredNoise([fixture.arrays[name] for name in names])
+
+
+def compare_denoising(fixture: Fixture, learner: Learner, output: DetectorOutput, case: str, ledger: Ledger) -> None:
+    """The prepared queries and their mask, and what the decoder makes of them."""
+    arrays, content = fixture.arrays, fixture.json["cases"][case]
+    with torch.no_grad():
+        network, images = learner.network, fixture.images()
+        memory = network.encoder(network.neck(network.backbone(images), images.is_padding))
+        queries, known = network.denoising(network.queries(memory), fixture.targets(case))
+    assert (known.size if known else 0) == content["pad_size"]
+    if known is not None:
+        assert known.groups == content["num_dn_group"]
+
+    def close(name: str, actual: Tensor) -> None:
+        if f"{case}.{name}" in arrays:
+            ledger.close(f"{case}.{name}", actual, arrays[f"{case}.{name}"], noise=fixture.noise(f"main.{name}"))
+
+    size = content["pad_size"]
+    close("dn_query_label", queries.content[:, :size])
+    if f"{case}.dn_query_bbox" in arrays:  # stored as logits, which near 0 and 1 magnify what a fraction rounds away
+        stored_boxes = torch.from_numpy(arrays[f"{case}.dn_query_bbox"]).sigmoid().numpy()
+        ledger.close(f"{case}.dn_query_bbox", queries.reference[:, :size], stored_boxes, noise=0.0)
+    shape = content["attn_mask_shape"]
+    stored = np.unpackbits(arrays[f"{case}.attn_mask_packbits"])[: np.prod(shape)].reshape(shape).astype(bool)
+    blocked = torch.zeros(shape, dtype=torch.bool) if queries.blocked is None else queries.blocked
+    ledger.equal(f"{case}.attn_mask_packbits", blocked, stored)
+    if f"{case}.dn_known_indice" in arrays:
+        targets, pairs = fixture.targets(case), known.assignment if known else NO_PAIRS
+        ledger.equal(f"{case}.dn_known_indice", truths_in_order(targets, pairs), arrays[f"{case}.dn_known_indice"])
+        ledger.equal(f"{case}.dn_batch_idx", pairs.image[: sum(map(len, targets))], arrays[f"{case}.dn_batch_idx"])
+        ledger.equal(f"{case}.dn_map_known_indice", pairs.query, arrays[f"{case}.dn_map_known_indice"])
+    if output.denoised:
+        close("dn_pred_logits", output.denoised.layers[-1].logits)
+        close("dn_pred_boxes", output.denoised.layers[-1].boxes)
+        close("dn_aux_boxes", torch.stack([layer.boxes[:, :10] for layer in output.denoised.layers[:-1]]))
+    close("pred_logits_first20", output.final.logits[:, :20])
+    close("pred_boxes", output.final.boxes)
+    if f"{case}.enc_topk_index" in arrays:
+        assert output.proposals is not None
+        ledger.equal(f"{case}.enc_topk_index", output.proposals.selected, arrays[f"{case}.enc_topk_index"])
+
+
 def compare_proposals(fixture: Fixture, output: DetectorOutput, ledger: Ledger) -> None:
     """What a two-stage model's encoder proposes, and which proposals it takes."""
     arrays = fixture.arrays
@@ -161,6 +212,12 @@ def compare_proposals(fixture: Fixture, output: DetectorOutput, ledger: Ledger) 
         at = arrays["eval.enc_logits_sample_tokens"]
         ledger.take("eval.enc_logits_sample_tokens")
         found |= {"enc_logits_sample": every.logits[:, at], "enc_boxes_sample": every.boxes[:, at]}
+    if "eval.enc_topk_logits_first50" in arrays:
+        anchors, is_usable = preset_boxes(output.memory)
+        first = anchors.where(is_usable[..., None], 1.0).gather(
+            1, output.proposals.selected[:, :50, None].expand(-1, -1, 4)
+        )
+        found |= {"enc_topk_logits_first50": best.logits[:, :50], "enc_topk_initial_proposals_first50": first}
     for name, actual in found.items():
         ledger.close(f"eval.{name}", actual, arrays[f"eval.{name}"], noise=fixture.noise(f"eval.{name}"))
 
@@ -176,6 +233,8 @@ def compare_training(fixture: Fixture, learner: Learner, names: dict[str, str], 
     """Matches, losses and gradients in training mode."""
     images, targets = fixture.images(), fixture.targets(case)
     ledger.take(*(name for name in fixture.arrays if re.match(rf"{case}\.target_(boxes|labels)\d+$", name)))
+    if "draws" in fixture.json["cases"][case]:
+        learner.network.denoising.noise = stored_noise(fixture, case, ledger)
     with torch.no_grad():
         output = learner.train().network(images, targets)
         losses = learner.criterion(output, targets, learner.counts(targets))
@@ -191,6 +250,8 @@ def compare_training(fixture: Fixture, learner: Learner, names: dict[str, str], 
         theirs = fixture.arrays[f"{case}.match"]
         ledger.equal(f"{case}.match", ours, theirs[np.lexsort(theirs.T[::-1])])
     compare_losses(fixture, learner, meetings, losses.terms, case, ledger)
+    if "draws" in fixture.json["cases"][case]:
+        compare_denoising(fixture, learner, output, case, ledger)
     if "total" in fixture.json["cases"][case]:
         expected, noise = fixture.json["cases"][case]["total"], fixture.noise("main.total")
         ledger.close(f"{case}.total", losses.total.detach(), expected, noise=noise)
@@ -218,25 +279,38 @@ def compare_losses(
         for name, value in logged_only(learner, meeting).items():
             ours[official_name(project, name, meeting.stage, meeting.layer, last)] = value
     for name, expected in content["losses"].items():
-        ledger.close(f"{case}.losses.{name}", ours[name].detach(), expected, noise=noise)
+        if name not in ours:  # without a truth there is nothing to denoise, and official code logs zeros
+            assert not any(len(truth) for truth in meetings[0].targets), name
+            assert expected == 0, name
+        ledger.close(f"{case}.losses.{name}", ours.get(name, torch.zeros(())).detach(), expected, noise=noise)
     weights = {
         official_name(project, term.name, term.stage, term.layer, last): term.weight for term in terms if term.weight
     }
     # Deformable DETR's list of weights has the encoder's even where there is no such loss.
-    assert weights == {name: w for name, w in fixture.json["loss_weights"].items() if name in content["losses"]}
+    assert weights == {name: w for name, w in fixture.json["loss_weights"].items() if name in ours}
 
 
 def logged_only(learner: Learner, meeting: Meeting) -> dict[str, Tensor]:
     """Numbers that the official code of sigmoid models logs and we do not, made here from our predictions.
 
-    `cardinality_error` counts a query as an object unless its best class is the last one, which means nothing here.
+    `cardinality_error` counts a query as an object unless its best class is the last one, which means nothing here;
+    `loss_xy` and `loss_hw` are the two halves of the L1 loss.
     """
     if not isinstance(learner.criterion.classification, FocalClassification):
         return {}
     logits = meeting.predictions.logits
     objects = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
     truths = torch.tensor([len(truth) for truth in meeting.targets])
-    return {"cardinality_error": (objects - truths).abs().float().mean()}
+    pairs = meeting.assignment
+    boxes = torch.cat([truth.boxes for truth in meeting.targets])
+    starts = torch.tensor([0, *(len(truth) for truth in meeting.targets)]).cumsum(0)
+    off = (meeting.predictions.boxes[pairs.image, pairs.query] - boxes[starts[pairs.image] + pairs.truth]).abs()
+    count = max(len(boxes), 1) * meeting.repeats
+    return {
+        "cardinality_error": (objects - truths).abs().float().mean(),
+        "loss_xy": off[:, :2].sum() / count,
+        "loss_hw": off[:, 2:].sum() / count,
+    }
 
 
 def compare_gradients(fixture: Fixture, learner: Learner, names: dict[str, str], case: str, ledger: Ledger) -> None:

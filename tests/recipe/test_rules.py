@@ -70,6 +70,29 @@ ERRORS = [
         ["model.backbone.name=mine:Net"],
     ),
     (
+        ["model.family=dab", "objective.kind=focal", "model.query_groups=3", "model.denoising.kind=grouped"],
+        "model.query_groups: found query_groups 3 with denoising.kind grouped, which does without; "
+        "query_groups 1 or denoising.kind none would do",
+        ["model.query_groups=1"],
+    ),
+    (
+        ["model.family=deformable", "model.query_source=proposals", "model.query_groups=2"],
+        "model.query_groups: found query_groups 2 with query_source proposals, whose queries are the encoder's; "
+        "query_groups 1 would do",
+        ["model.query_groups=1"],
+    ),
+    (
+        ["model.family=faster_rcnn", "model.anchor_sizes=[32, 64]"],
+        "model.anchor_sizes: found 2 anchor_sizes for a pyramid of 5 levels; one size for each would do",
+        ["model.anchor_sizes=[8, 16, 32, 64, 128]"],
+    ),
+    (
+        ["objective.kind=rcnn"],
+        "objective.kind: found kind rcnn with family detr, which is trained with another objective; "
+        "kind softmax would do",
+        ["objective.kind=softmax"],
+    ),
+    (
         ["objective.match={class_weight: 0, l1: 0, giou: 0}"],
         "objective.match.class_weight: found class_weight, l1 and giou all 0, so that nothing counts; "
         "one above 0 would do",

@@ -1,0 +1,149 @@
+"""A file of weights by others becomes a model section, classes, and weights under our names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detrctl.errors import CheckpointError, DetrctlError
+from detrctl.structures import Categories
+from detrctl.weights import huggingface
+from detrctl.weights.classes import published_categories
+from detrctl.weights.files import WeightFile
+from detrctl.weights.formats import FORMATS
+from detrctl.weights.identify import Identity, identify
+from detrctl.weights.names import renamed
+from detrctl.weights.tables import our_name
+
+SEGMENTATION = "detr."
+"""What DETR's segmentation models put before the names of the detector inside."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a file is: `naming` is whose names it has; `model` and `objective` are sections of a recipe.
+
+    `weights` have our names, `unused` the file's own: parts that the detector does not have. `notes` are worth a line.
+    """
+
+    file: WeightFile
+    naming: str
+    identity: Identity
+    model: Any
+    objective: Any
+    categories: Categories
+    weights: dict[str, Tensor]
+    unused: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def interpret(file: WeightFile, *, model: Any = None, hints: Mapping[str, Any] | None = None) -> Published:
+    """What the file is and holds. `model`, a recipe's section, replaces what is inferred and has to be of its family.
+
+    `hints` are official build arguments, for those that the file does not tell. CheckpointError, one line, for weights
+    of anything that detrctl does not have.
+    """
+    try:
+        return _interpret(file, model, hints or {})
+    except DetrctlError as error:
+        raise CheckpointError(f"{file.path}: {error}") from error
+
+
+def _interpret(file: WeightFile, model: Any, hints: Mapping[str, Any]) -> Published:
+    official, unused, naming, told = _official(file)
+    name_says, notes = _from_file_name(file, told if model is None else {**told, "dilation": None})
+    known = {**hints, **name_says, **told, **_from_model(model)}
+    identity = identify({name: tuple(value.shape) for name, value in official.items()}, known=known)
+    arguments = {**identity.arguments, **_sharing(identity, official)}
+    form = FORMATS[identity.project]
+    try:
+        inferred, objective = form.sections(arguments)
+    except ValueError as error:  # what pydantic raises
+        raise CheckpointError(f"{identity.variant}, built in a way that no recipe says: {_first_line(error)}") from None
+    if model is not None and model.family != form.family:
+        raise CheckpointError(f"weights of {identity.variant}, while the recipe's model is of family {model.family}")
+    table = form.names(inferred if model is None else model)
+    ours, strange = renamed(_merged(official, table), lambda name: name if name.startswith(OURS) else None)
+    weights = {name.removeprefix(OURS): value for name, value in ours.items()}
+    return Published(
+        file=file,
+        naming=naming,
+        identity=identity,
+        model=inferred if model is None else model,
+        objective=objective,
+        categories=published_categories(identity.classes, huggingface.class_names(file.config)),
+        weights=weights,
+        unused={**unused, **strange},
+        notes=notes,
+    )
+
+
+def _official(file: WeightFile) -> tuple[dict[str, Tensor], dict[str, Tensor], str, dict[str, Any]]:
+    """Tensors under official names, those without one, whose names the file has, and which arguments it tells."""
+    naming = huggingface.naming_of(file.tensors)
+    tensors = {name: _whole_precision(value) for name, value in file.tensors.items()}
+    if naming is None:
+        inner = {name.removeprefix(SEGMENTATION): value for name, value in tensors.items()}
+        return inner, {}, "official", dict(file.arguments)
+    official, unused = huggingface.to_official(tensors, naming)
+    if file.config.get("with_box_refine"):
+        for name in [name for name in official if name.startswith("bbox_embed.")]:
+            official.setdefault(f"transformer.decoder.{name}", official[name])
+    return official, unused, "Hugging Face", huggingface.known_arguments(file.config)
+
+
+def _whole_precision(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
+
+
+def _from_file_name(file: WeightFile, told: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """DC5 leaves no trace in weights; official files say it in their names."""
+    if "dilation" in told or "dc5" not in f"{file.path.parent.name}/{file.path.name}".lower():
+        return {}, ()
+    return {"dilation": True}, ("taken for a DC5 model, as its name says: weights do not tell",)
+
+
+def _from_model(model: Any) -> dict[str, Any]:
+    """What a recipe's model says about arguments that weights do not tell."""
+    if model is None:
+        return {}
+    said = {"nheads": "heads", "num_queries": "queries"}
+    known = {official: getattr(model, name) for official, name in said.items() if hasattr(model, name)}
+    return {**known, "dilation": model.backbone.dilation}
+
+
+def _sharing(identity: Identity, official: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Whether DINO's layers share their heads, which only values tell: files list one head per layer either way."""
+    if identity.project != "dino":
+        return {}
+    return {f"dec_pred_{kind}_embed_share": _is_shared(f"{kind}_embed.", official) for kind in ("class", "bbox")}
+
+
+def _is_shared(stem: str, official: Mapping[str, Tensor]) -> bool:
+    heads = {name: value for name, value in official.items() if name.startswith(stem)}
+    return all(torch.equal(value, heads[f"{stem}0.{name.split('.', 2)[2]}"]) for name, value in heads.items())
+
+
+OURS = "="
+"""Marks names that are ours already, while a state dict is being renamed."""
+
+
+def _merged(official: Mapping[str, Tensor], table: Any) -> dict[str, Tensor]:
+    """Ours marked, others as they are. Tensors of several names must be equal: they become one."""
+    result: dict[str, Tensor] = {}
+    first: dict[str, str] = {}
+    for theirs, value in official.items():
+        ours = our_name(theirs, table)
+        name = theirs if ours is None else OURS + ours
+        if name in result and not torch.equal(result[name], value):
+            raise CheckpointError(f"{first[name]} and {theirs} differ, where this model has one tensor for both")
+        result[name] = value
+        first.setdefault(name, theirs)
+    return result
+
+
+def _first_line(error: ValueError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join(lines[1:3]) if len(lines) > 2 else lines[0]

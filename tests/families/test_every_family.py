@@ -1,0 +1,175 @@
+"""What all detectors on the shared wiring promise, whatever their parts."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from detrctl.boxes import Cxcywh
+from detrctl.families.catalog import FAMILIES
+from detrctl.families.learner import Learner
+from detrctl.recipe import schema
+from detrctl.structures import DetectorOutput, ImageBatch, Targets
+
+CLASSES, QUERIES = 5, 7
+SIZES: dict[str, Any] = {
+    "width": 32,
+    "heads": 4,
+    "feedforward": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "queries": QUERIES,
+    "dropout": 0.0,
+}
+BACKBONE = {"name": "resnet10", "norm": "batch", "frozen_stages": 0}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "detr": {"family": "detr"},
+    "detr in groups": {"family": "detr", "query_groups": 3},
+    "conditional": {"family": "conditional"},
+    "dab": {"family": "dab"},
+    "dn": {"family": "dab", "denoising": {"kind": "grouped"}},
+    "deformable": {"family": "deformable"},
+    "deformable in groups": {"family": "deformable", "query_groups": 2},
+    "deformable single-scale": {"family": "deformable", "backbone": BACKBONE | {"stages": [5]}, "extra_levels": 0},
+    "deformable refined": {"family": "deformable", "reference": "refined", "prediction_heads": "per_layer"},
+    "deformable two-stage": {"family": "deformable", "reference": "refined", "query_source": "proposals"},
+    "dino": {"family": "dino", "reference": "refined_twice"},
+    "dino 5-scale": {
+        "family": "dino",
+        "backbone": BACKBONE | {"stages": [2, 3, 4, 5]},
+        "prediction_heads": "per_layer",
+    },
+}
+
+
+def build(name: str, *, num_classes: int = CLASSES) -> Learner:
+    recipe = schema.Recipe.model_validate({"model": {"backbone": BACKBONE, **SIZES, **VARIANTS[name]}})
+    torch.manual_seed(0)
+    return FAMILIES[recipe.model.family](recipe.model, recipe.objective, num_classes)
+
+
+def two_images() -> ImageBatch:
+    """One image of 96 x 128 and one of 64 x 80 on the same canvas."""
+    pixels = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+    is_padding = torch.zeros(2, 96, 128, dtype=torch.bool)
+    is_padding[1, 64:] = True
+    is_padding[1, :, 80:] = True
+    pixels.masked_fill_(is_padding[:, None], 0.0)
+    return ImageBatch(pixels, is_padding, torch.tensor([[96, 128], [64, 80]]), (11, 12))
+
+
+def truths(*counts: int, classes: int = CLASSES, size: float = 0.3) -> tuple[Targets, ...]:
+    generator = torch.Generator().manual_seed(2)
+    return tuple(
+        Targets(
+            torch.randint(0, classes, (count,), generator=generator),
+            Cxcywh(torch.rand(count, 4, generator=generator) * 0.3 * torch.tensor([1, 1, size, size]) + size / 2),
+            11 + index,
+        )
+        for index, count in enumerate(counts)
+    )
+
+
+CASES = {
+    "usual": truths(3, 2),
+    "one without boxes": truths(0, 4),
+    "none with boxes": truths(0, 0),
+    "more boxes than queries": truths(QUERIES + 5, 1),
+    "one-pixel boxes": truths(3, 3, size=0.01),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_steps_of_training_lower_the_loss(name: str, case: str) -> None:
+    learner, images, targets = build(name), two_images(), CASES[case]
+    optimizer = torch.optim.SGD(learner.parameters(), lr=1e-4)
+    totals = []
+    for _ in range(3):
+        torch.manual_seed(3)  # the same noise in every step
+        total = learner.train()(images, targets, learner.counts(targets)).total
+        totals.append(total.item())
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+    assert totals[2] < totals[1] < totals[0]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_parameter_learns(name: str) -> None:
+    learner, targets = build(name), CASES["usual"]
+    learner.train()(two_images(), targets, learner.counts(targets)).total.backward()
+    without = [key for key, parameter in learner.network.named_parameters() if parameter.grad is None]
+    assert without == []
+    finite = [key for key, p in learner.network.named_parameters() if p.grad is not None and p.grad.isfinite().all()]
+    assert len(finite) == len(list(learner.network.parameters()))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_class_is_enough(name: str) -> None:
+    learner, targets = build(name, num_classes=1), truths(2, 3, classes=1)
+    learner.train()(two_images(), targets, learner.counts(targets)).total.backward()
+    found = learner.eval().detect(two_images())
+    assert all((each.labels == 0).all() for each in found)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_values_at_padding_never_change_a_prediction(name: str) -> None:
+    network, images = build(name).network.eval(), two_images()
+    with torch.no_grad():
+        tokens = network.neck(network.backbone(images), images.is_padding)
+        dirt = 100.0 * tokens.is_padding[..., None] * torch.randn_like(tokens.values)
+        assert dirt.any()
+        outputs = []
+        for values in (tokens.values, tokens.values + dirt):
+            memory = network.encoder(tokens.with_values(values))
+            outputs.append(network.decoder(network.denoising(network.queries(memory), None)[0], memory))
+    for clean, dirty in zip(*outputs, strict=True):
+        torch.testing.assert_close(dirty.logits, clean.logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(dirty.boxes, clean.boxes, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_truths_never_reach_the_models_own_queries(name: str) -> None:
+    learner = build(name).train()
+    for module in learner.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    outputs: list[DetectorOutput] = [learner.network(two_images(), truths(*counts)) for counts in ((3, 2), (1, 6))]
+    for one, other in zip(outputs[0].layers, outputs[1].layers, strict=True):
+        torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_image_alone_is_detected_as_in_evaluation_mode_twice(name: str) -> None:
+    learner = build(name).eval()
+    one, again = learner.detect(two_images()), learner.detect(two_images())
+    for first, second in zip(one, again, strict=True):
+        assert torch.equal(first.boxes, second.boxes)
+        assert torch.equal(first.scores, second.scores)
+        assert (first.scores[:-1] >= first.scores[1:]).all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_bf16_stays_close_to_fp32(name: str) -> None:
+    """Losses of the first step within 5 %, as bf16 keeps 8 bits and the matching may differ in near ties."""
+    learner, targets = build(name).train(), CASES["usual"]
+    totals = []
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            totals.append(learner(two_images(), targets, learner.counts(targets)).total)
+    assert totals[1].dtype == torch.float32
+    torch.testing.assert_close(totals[1], totals[0], rtol=0.05, atol=0)
+
+
+def test_images_with_fewer_tokens_than_queries_give_fewer_proposals() -> None:
+    learner = build("deformable two-stage").eval()
+    small = replace(two_images(), pixels=torch.randn(2, 3, 32, 32), is_padding=torch.zeros(2, 32, 32, dtype=torch.bool))
+    assert learner.network(small).final.boxes.shape == (2, QUERIES, 4)
+    learner.network.queries.queries = 1000
+    tokens = sum(height * width for height, width in learner.network(small).memory.level_shapes)
+    assert learner.network(small).final.boxes.shape == (2, tokens, 4)
