@@ -40,23 +40,29 @@ class EncoderProposals(nn.Module):
     def forward(self, memory: Tokens, count: int) -> Proposals:
         """The best `count` proposals, or as many as there are tokens."""
         anchors, is_usable = preset_boxes(memory)
-        values = self.norm(self.project(memory.values.masked_fill(~is_usable[..., None], 0.0)))
+        values = self.values(memory, is_usable)
         logits = self.class_head(values)
         start = anchors.logit().masked_fill(~is_usable[..., None], torch.inf)
         boxes = Cxcywh((self.box_head(values).float() + start).sigmoid())
         selected = self.rank(logits).topk(min(count, logits.shape[1]), dim=1).indices
         return Proposals(Predictions(logits, boxes), selected)
 
+    def values(self, memory: Tokens, is_usable: Tensor) -> Tensor:
+        """What the heads read, (B, S, D)"""
+        values: Tensor = self.norm(self.project(memory.values.masked_fill(~is_usable[..., None], 0.0)))
+        return values
 
-def preset_boxes(memory: Tokens) -> tuple[Tensor, Tensor]:
-    """A square around each token, (B, S, 4) cxcywh, and which of them lie well inside the image, (B, S) bool."""
+
+def preset_boxes(memory: Tokens, smallest: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A box around each token, (B, S, 4) cxcywh, and which of them lie well inside the image, (B, S) bool.
+
+    `smallest` (2,) is its width and height on the finest level, by default `SMALLEST_ANCHOR` both.
+    """
     centres = memory.centres
-    sides = torch.cat(
-        [
-            centres.new_full((height * width,), SMALLEST_ANCHOR * 2.0**level)
-            for level, (height, width) in enumerate(memory.level_shapes)
-        ]
-    )
-    anchors = torch.cat([centres, sides[None, :, None].expand(len(centres), -1, 2)], dim=-1)
+    side = centres.new_full((2,), SMALLEST_ANCHOR) if smallest is None else smallest
+    sides = [
+        (side * 2.0**level).expand(height * width, -1) for level, (height, width) in enumerate(memory.level_shapes)
+    ]
+    anchors = torch.cat([centres, torch.cat(sides).expand(len(centres), -1, -1)], dim=-1)
     is_inside = ((anchors > 0.01) & (anchors < 0.99)).all(-1)
     return anchors, is_inside & ~memory.is_padding
