@@ -14,6 +14,12 @@ Row = Mapping[str, Any]
 INK, MUTED, GRID = "#222222", "#666666", "#e4e4e4"
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 TERMS = {"class": (BLUE, "-"), "l1": (ORANGE, "--"), "giou": (GREEN, "-.")}
+RCNN_TERMS = {
+    "roi.class": (BLUE, "-"),
+    "roi.box": (ORANGE, "--"),
+    "rpn.class": (GREEN, "-."),
+    "rpn.box": (PURPLE, (0, (5, 1, 1, 1, 1, 1))),
+}
 SCORES = {
     "AP50": (MUTED, ":"),
     "AP": (BLUE, "-"),
@@ -42,8 +48,12 @@ def _loss_figure(rows: Sequence[Row], title: str) -> Figure:
     _line(total, epochs, [row["loss"] for row in rows], INK, "-", "total, all decoder layers")
     for name, (colour, style) in TERMS.items():
         _line(terms, epochs, [_last_layer(row["losses"], name) for row in rows], colour, style, name)
-    for axes, said in ((total, f"{title}: training loss"), (terms, "its terms, unweighted, last decoder layer")):
-        _dress(axes, said)
+    for name, (colour, style) in RCNN_TERMS.items():
+        _line(terms, epochs, [row["losses"].get(name) for row in rows], colour, style, name)
+    of_rcnn = RCNN_TERMS.keys() & rows[0]["losses"].keys()
+    said = "its terms, unweighted" + ("" if of_rcnn else ", last decoder layer")
+    _dress(total, f"{title}: training loss")
+    _dress(terms, said)
     terms.set_xlabel("epoch")
     return figure
 

@@ -98,7 +98,8 @@ def _train(start: Start, device: torch.device, processes: Processes, on_event: e
 
 def _doubts(start: Start, feed: Feed, device: torch.device) -> Iterator[str]:
     """What the images and the machine make doubtful about the recipe."""
-    images, made_for_little = feed.train.images, start.recipe.model.backbone.norm == "batch"
+    images, model = feed.train.images, start.recipe.model
+    made_for_little = model.backbone.norm == "batch" or model.family == "faster_rcnn"
     if start.init_from is None and start.resumed is None and images < FEW_IMAGES and not made_for_little:
         yield (
             f"{images} images are few to train a transformer from scratch: start from a checkpoint (--init-from), "

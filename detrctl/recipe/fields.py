@@ -266,6 +266,8 @@ def unknown_field(path: FieldPath, values: Any) -> tuple[str, str]:
         return f"no such field; {NOT_NEEDED[name]}", ""
     section = section_of(find_node(path[:-1], values) or {}, _at(values, path[:-1]))
     siblings = list(section["properties"]) if section else []
+    if ".".join(map(str, path)) in {info.path for info in all_fields()}:
+        return f"no such field{_where(path[0], values)}; {section_path} has {', '.join(siblings)}", ""
     near = closest(name, siblings)
     if near and name not in ELSEWHERE:
         return f"no such field. Did you mean '{near}'?", f"{section_path}.{near}".removeprefix(".")
@@ -275,17 +277,29 @@ def unknown_field(path: FieldPath, values: Any) -> tuple[str, str]:
     return f"no such field; {section_path or 'a recipe'} has {', '.join(siblings)}", ""
 
 
+def _where(section: str | int, values: Any) -> str:
+    """Says which variant of a union a recipe has chosen, for a field that another variant has."""
+    union, chosen = find_node([section], values), _at(values, (section,))
+    if union is None or not families(union):
+        return ""
+    tag = tag_field(union)
+    said = chosen.get(tag, default_tag(union)) if isinstance(chosen, dict) else default_tag(union)
+    return f" where {section}.{tag} is {said}"
+
+
 def find_elsewhere(name: str, *, but_not_in: str | None = None) -> str | None:
     """The full path of the field that a short, foreign or misspelled name probably means."""
     last = name.rsplit(".", 1)[-1]
     if last in ELSEWHERE:
         return ELSEWHERE[last]
     by_end: dict[str, str] = {}
+    sections = set()
     for info in sorted(all_fields(), key=lambda info: info.path.count(".")):
         section, _, end = info.path.rpartition(".")
         if section != but_not_in:
             by_end.setdefault(end, info.path)
-    near = last if last in by_end else closest(last, by_end)
+            sections |= {end} if info.is_section else set()
+    near = last if last in by_end else closest(last, [end for end in by_end if end not in sections])
     return by_end[near] if near else None
 
 

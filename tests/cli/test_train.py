@@ -123,6 +123,8 @@ def test_the_terms_shown_are_those_of_the_last_layer_without_errors() -> None:
     losses = {"decoder.0.l1": 9.0, "decoder.10.class": 1.0, "decoder.10.class_error": 50.0, "decoder.9.class": 2.0}
     assert loss_text(12.3456, losses) == "loss 12.346 (class 1.00)"
     assert loss_text(1.0, {}) == "loss 1.000"
+    two_stages = {"roi.class": 0.5, "roi.box": 0.25, "rpn.class": 0.125, "rpn.box": 0.1}
+    assert loss_text(1.0, two_stages) == "loss 1.000 (class 0.50 box 0.25 rpn_class 0.12 rpn_box 0.10)"
 
 
 # ---- mistakes ----

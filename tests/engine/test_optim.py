@@ -33,6 +33,19 @@ def test_groups_have_the_published_rates_and_weight_decay() -> None:
     assert found == {"backbone": (1e-5, 1e-4, 2), "transformer": (1e-4, 1e-4, 2)}
 
 
+def test_sgd_has_momentum_and_the_same_groups() -> None:
+    network, parts = groups()
+    optimizer = build_optimizer(parts, train(optimizer="sgd", lr=0.1, backbone_lr=0.1, weight_decay=0))
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [group["name"] for group in optimizer.param_groups] == ["backbone", "transformer"]
+    weight = network["head"].bias
+    start = weight.item()
+    for _ in range(2):
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert start - weight.item() == pytest.approx(0.1 + 0.1 * (1 + 0.9))
+
+
 def test_rates_are_scaled_by_batch_size_and_schedule() -> None:
     optimizer = build_optimizer(groups()[1], train(batch_size=64, scale_lr="sqrt"))
     assert set_rates(optimizer, 0.5) == pytest.approx({"backbone": 1e-5, "transformer": 1e-4})

@@ -33,6 +33,13 @@ def test_the_terms_are_those_of_the_last_decoder_layer() -> None:
     assert lines == {"class": [2.0, 2.0]}
 
 
+def test_the_terms_of_both_stages_of_faster_rcnn_are_drawn() -> None:
+    row = {"epoch": 1.0, "loss": 1.0, "losses": {"roi.class": 0.4, "roi.box": 0.3, "rpn.class": 0.2, "rpn.box": 0.1}}
+    terms = _loss_figure([row], "a run").axes[1]
+    assert {line.get_label(): line.get_ydata()[0] for line in terms.lines} == row["losses"]
+    assert terms.get_title(loc="left") == "its terms, unweighted"
+
+
 def test_scores_without_ground_truth_are_left_out_and_the_best_is_marked() -> None:
     axes = _score_figure(rows()[2:], "a run").axes[0]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}

@@ -1,7 +1,6 @@
 """Faster R-CNN is torchvision's, behind the same path as every other family."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from detrctl.boxes import Cxcywh, Xyxy, xyxy_to_cxcywh
+from detrctl.boxes import Cxcywh
 from detrctl.data.batch import Sample, pad_images
 from detrctl.engine.checkpoint import load
 from detrctl.engine.evaluate import evaluate_checkpoint
@@ -22,7 +21,7 @@ from detrctl.errors import CheckpointError, NonFiniteError
 from detrctl.families.catalog import FAMILIES
 from detrctl.families.faster_rcnn import RcnnCriterion, Suppression
 from detrctl.families.learner import Learner
-from detrctl.model.rcnn import Candidates, RcnnLosses, RcnnNetwork, stride, truths_in_pixels
+from detrctl.model.rcnn import Candidates, RcnnLosses, stride, truths_in_pixels
 from detrctl.recipe.load import load_recipe
 from detrctl.recipe.schema import Backbone, FasterRcnnModel, RcnnObjective, Recipe, RegionProposals
 from detrctl.structures import Categories, ImageBatch, Targets
@@ -367,7 +366,7 @@ def test_class_rows_move_to_another_order_of_classes() -> None:
 
 def recipe(root: Path, **fields: Any) -> Recipe:
     parts = tiny.fields(root, **{"optimizer": "sgd", "lr": 0.01, "backbone_lr": 0.01, "clip_norm": 10.0, **fields})
-    model = TINY.model_dump() | {"detections": 5}
+    model = TINY.model_dump() | {"detections": 5, "backbone": {"name": "resnet10", "norm": "batch", "frozen_stages": 0}}
     return Recipe.model_validate(parts | {"model": model, "objective": OBJECTIVE.model_dump()})
 
 

@@ -83,6 +83,42 @@ def test_families_are_told_apart_by_name(two_families):
     ]
 
 
+DETRS_FIELDS_IN_ANOTHER_FAMILY = """
+model:
+  family: faster_rcnn
+  queries: 100
+  box_score_thresh: 0.1
+objective:
+  match: {l1: 5}
+  no_object: 0.1
+  rois_per_imge: 3
+"""
+
+
+def test_fields_of_another_family_are_refused_and_never_offered(report):
+    assert [line.partition("; model has")[0] for line in report(DETRS_FIELDS_IN_ANOTHER_FAMILY)] == [
+        "my.yaml:4: model.queries: no such field where model.family is faster_rcnn",
+        "my.yaml:5: model.box_score_thresh: no such field. Did you mean 'model.score_threshold'?",
+        "my.yaml:7: objective.match: no such field where objective.kind is rcnn; "
+        "objective has kind, anchors_per_image, rois_per_image",
+        "my.yaml:8: objective.no_object: no such field where objective.kind is rcnn; "
+        "objective has kind, anchors_per_image, rois_per_image",
+        "my.yaml:9: objective.rois_per_imge: no such field. Did you mean 'rois_per_image'?",
+    ]
+    assert report("train: {epochs: 7}", "model.nms=0.5")[0].startswith(
+        "--set: model.nms: no such field where model.family is detr; model has family, backbone, position, "
+    )
+
+
+def test_fields_below_a_section_that_families_share_are_all_there():
+    paths = [info.path for info in fields.all_fields()]
+    assert len(paths) == len(set(paths))
+    assert {"model.backbone.stage", "model.backbone.stages", "model.proposals.nms", "objective.rois_per_image"} <= {
+        *paths
+    }
+    assert {info.path: info.expected for info in fields.all_fields()}["model.family"].endswith("faster_rcnn")
+
+
 def test_fields_of_all_families_can_be_explained(two_families):
     assert [info.path for info in fields.all_fields()] == ["model", "model.family", "model.width", "model.levels"]
 
