@@ -5,6 +5,7 @@ from typing import Any
 
 from detrctl.families.conditional import conditional
 from detrctl.families.dab import dab
+from detrctl.families.dab_deformable import dab_deformable
 from detrctl.families.deformable import deformable
 from detrctl.families.detr import detr
 from detrctl.families.dino import dino
@@ -15,6 +16,7 @@ FAMILIES: dict[str, Callable[[Any, Any, int], Learner]] = {
     "detr": detr,
     "conditional": conditional,
     "dab": dab,
+    "dab_deformable": dab_deformable,
     "deformable": deformable,
     "dino": dino,
     "faster_rcnn": faster_rcnn,

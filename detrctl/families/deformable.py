@@ -101,7 +101,10 @@ def build_deformable_neck(model: schema.Deformable, channels: tuple[int, ...]) -
         assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)
     return Neck(
-        projections=[nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, model.width), model.width)) for convolution in projections],
+        projections=[
+            nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, model.width), model.width))
+            for convolution in projections
+        ],
         position=build_position(model.position, model.width),
         placement=PLACEMENTS[model.position.added_to](),
         level_embedding=nn.Embedding(levels(model), model.width),
@@ -156,6 +159,17 @@ def build_deformable_heads(model: schema.DeformableModel, num_classes: int) -> H
     return Heads(
         class_head=PerLayer(build_prior_class_head(model, num_classes) for _ in count),
         box_head=PerLayer(build_moving_box_head(model, size_bias=size if layer == 0 else 0.0) for layer in count),
+    )
+
+
+def build_moving_heads(model: schema.Deformable, num_classes: int) -> Heads:
+    """One pair of heads, or one per layer, that start by leaving boxes where they are."""
+    if model.prediction_heads == "shared":
+        return Heads(class_head=build_prior_class_head(model, num_classes), box_head=build_moving_box_head(model))
+    count = range(model.decoder_layers)
+    return Heads(
+        class_head=PerLayer(build_prior_class_head(model, num_classes) for _ in count),
+        box_head=PerLayer(build_moving_box_head(model) for _ in count),
     )
 
 

@@ -9,16 +9,16 @@ from detrctl.families.deformable import (
     build_deformable_decoder_layers,
     build_deformable_encoder,
     build_deformable_neck,
+    build_moving_heads,
     build_proposals,
     class_head_places,
     init_deformable,
 )
 from detrctl.families.learner import Learner
-from detrctl.families.pieces import build_moving_box_head, build_prior_class_head, focal_criterion, head_rows
+from detrctl.families.pieces import focal_criterion, head_rows
 from detrctl.model.decoder import Decoder
 from detrctl.model.denoising import ContrastiveDenoising, NoDenoising
 from detrctl.model.detector import Detector
-from detrctl.model.heads import Heads, PerLayer
 from detrctl.model.layers import init_transformer
 from detrctl.model.places import BoxPlaces
 from detrctl.model.proposals import best_class
@@ -40,7 +40,7 @@ def dino(model: schema.DinoModel, objective: schema.FocalObjective, num_classes:
         layers=layers,
         norm=nn.LayerNorm(model.width),
         places=places,
-        heads=build_heads(model, num_classes),
+        heads=build_moving_heads(model, num_classes),
         reference=REFERENCES[model.reference](eps=EPS),
     )
     class_heads = head_rows(model, num_classes, *class_head_places(model), "queries.proposals.class_head")
@@ -56,17 +56,6 @@ def dino(model: schema.DinoModel, objective: schema.FocalObjective, num_classes:
         criterion=focal_criterion(objective),
         post_process=sigmoid_top_k(model.detections),
         class_rows=dict.fromkeys(class_heads, 0) | ({"denoising.labels.weight": 1} if model.denoising.copies else {}),
-    )
-
-
-def build_heads(model: schema.DinoModel, num_classes: int) -> Heads:
-    """Copies of one pair of heads for all layers start alike, as published."""
-    if model.prediction_heads == "shared":
-        return Heads(class_head=build_prior_class_head(model, num_classes), box_head=build_moving_box_head(model))
-    count = range(model.decoder_layers)
-    return Heads(
-        class_head=PerLayer(build_prior_class_head(model, num_classes) for _ in count),
-        box_head=PerLayer(build_moving_box_head(model) for _ in count),
     )
 
 

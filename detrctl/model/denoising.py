@@ -45,12 +45,23 @@ class GroupedDenoising(nn.Module):
     """DN-DETR's: every truth once in each of `groups`, its box and, by the chance of `label_noise`, its label changed.
 
     Centres move by up to half a side, sides by up to a whole one, times `box_noise`. A query's content is its label's
-    vector and, last, a 1; the model's own queries have a further label's and a 0, also after training.
-    Source: Li et al. 2022, section 4.
+    vector and, last, a 1; the model's own queries have a 0 there and, unless they `keep_content`, a further label's
+    vector, also after training. Source: Li et al. 2022, section 4.
     """
 
-    def __init__(self, *, num_classes: int, width: int, groups: int, label_noise: float, box_noise: float, eps: float):
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        width: int,
+        groups: int,
+        label_noise: float,
+        box_noise: float,
+        eps: float,
+        keep_content: bool = False,
+    ):
         super().__init__()
+        self.keep_content = keep_content
         self.num_classes, self.groups, self.eps = num_classes, groups, eps
         self.label_noise, self.box_noise = label_noise, box_noise
         self.labels = nn.Embedding(num_classes + 1, width - 1)
@@ -58,8 +69,9 @@ class GroupedDenoising(nn.Module):
 
     def forward(self, queries: Queries, targets: Sequence[Targets] | None) -> tuple[Queries, Known | None]:
         """In training, noised truths before the queries: group by group of G slots each."""
-        own = nn.functional.pad(self.labels.weight[-1], (0, 1))
-        queries = replace(queries, content=queries.content + own)
+        if not self.keep_content:
+            own = nn.functional.pad(self.labels.weight[-1], (0, 1))
+            queries = replace(queries, content=queries.content + own)
         if not self.training or targets is None or not any(len(truth) for truth in targets):
             return queries, None
         most = max(len(truth) for truth in targets)

@@ -3,7 +3,7 @@
 One class a way; all have the same call. What they give is `Place`, which the attention of that variant reads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,18 @@ class BoxPlaces(nn.Module):
         boxes = attended * torch.cat([ratios, ratios], dim=-1)
         embedding = box_embedding(boxes, width=self.width // 2)
         return Place(self.from_box(embedding.to(content.dtype)), attended)
+
+
+class ScaledBoxPlaces(BoxPlaces):
+    """As `BoxPlaces`, the position scaled by what the query holds from the second layer on: DAB-Deformable-DETR."""
+
+    def __init__(self, *, width: int):
+        super().__init__(width=width)
+        self.scale = MLP(width=width, outputs=width, depth=2)
+
+    def forward(self, layer: int, content: Tensor, queries: Queries, attended: Tensor, memory: Tokens) -> Place:
+        place = super().forward(layer, content, queries, attended, memory)
+        return replace(place, position=place.position * self.scale(content)) if layer else place
 
 
 def box_embedding(boxes: Tensor, *, width: int) -> Tensor:

@@ -112,6 +112,24 @@ class LearnedAnchors(Grouped):
         return Queries(content, None, reference, groups=self.now())
 
 
+class LearnedAnchorsWithContent(Grouped):
+    """DAB-Deformable-DETR's queries: learned boxes, kept in logits, each with a learned content.
+
+    `free` channels at the end of the content stay zero, for denoising to mark the queries that it adds.
+    """
+
+    def __init__(self, *, queries: int, width: int, groups: int = 1, free: int = 0):
+        super().__init__(queries=queries, groups=groups)
+        self.free = free
+        self.boxes = nn.Embedding(queries * groups, 4)
+        self.content = nn.Embedding(queries * groups, width - free)
+
+    def forward(self, memory: Tokens) -> Queries:
+        batch = len(memory.values)
+        content = nn.functional.pad(self.rows(self.content, batch), (0, self.free))
+        return Queries(content, None, self.rows(self.boxes, batch).sigmoid(), groups=self.now())
+
+
 class ProposedQueries(nn.Module):
     """Deformable DETR in two stages: position and content of a query are made of its proposal's box alone.
 

@@ -196,7 +196,8 @@ class DabModel(Conditional):
         PositionEncoding(temperature=20.0), description="Position encoding of the features."
     )
     activation: Literal["prelu", "relu", "gelu", "selu"] = Field(
-        "prelu", description="Between the layers of feed-forward parts (published: a ReLU with a slope learned below 0)."
+        "prelu",
+        description="Between the layers of feed-forward parts (published: a ReLU with a slope learned below 0).",
     )
     patterns: int = Field(
         0, ge=0, le=100, description="Contents that every learned box is a query with; 0: one query each, content zero."
@@ -246,6 +247,29 @@ class DeformableModel(Deformable):
         "foreground",
         description="What ranks proposals, and what their class head learns: object or not (published), or classes.",
     )
+
+
+class DabDeformableModel(Deformable):
+    """DAB-Deformable-DETR (Liu et al. 2022) and, with denoising, DN-Deformable-DETR (Li et al. 2022)."""
+
+    implied_objective: ClassVar[dict[str, Any]] = {"kind": "focal", "class_weight": 1.0}
+
+    family: Literal["dab_deformable"] = Field("dab_deformable", description="Which family builds the model.")
+    position: PositionEncoding = Field(
+        PositionEncoding(temperature=20.0), description="Position encoding of the features, of each level on its own."
+    )
+    reference: Literal["fixed", "refined", "refined_twice"] = Field(
+        "refined",
+        description="What a layer's box is measured from: the query's first box, the box of the layer before "
+        "(iterative refinement, published), or that box with its gradient (look forward twice).",
+    )
+    prediction_heads: Literal["shared", "per_layer"] = Field(
+        "per_layer", description="One class head and box head for all decoder layers, or one each (published)."
+    )
+    detections: int = Field(
+        300, ge=1, le=10000, description="How many of the best pairs of query and class are detections."
+    )
+    denoising: GroupedDenoising = Field(GroupedDenoising(), description="Noised truths as further queries in training.")
 
 
 class ContrastiveDenoising(Section):
@@ -511,12 +535,16 @@ class Evaluate(Section):
     score: float = Field(0.5, ge=0, le=1, description="Score above which `predict` shows a detection.")
 
 
+AnyModel = DetrModel | ConditionalModel | DabModel | DeformableModel | DabDeformableModel | DinoModel | FasterRcnnModel
+"""Every family's section, told apart by `family`."""
+
+
 class Recipe(Section):
     """One training setting, whole."""
 
-    model: DetrModel | ConditionalModel | DabModel | DeformableModel | DinoModel | FasterRcnnModel = Field(
-        DetrModel(), discriminator="family", description="The detector."
-    )
+    model: (
+        DetrModel | ConditionalModel | DabModel | DeformableModel | DabDeformableModel | DinoModel | FasterRcnnModel
+    ) = Field(DetrModel(), discriminator="family", description="The detector.")
     objective: Objective = Field(
         default_factory=lambda made: _objective_of(made["model"]),
         discriminator="kind",
@@ -534,7 +562,15 @@ OBJECTIVES: dict[str, type[SoftmaxObjective] | type[FocalObjective] | type[RcnnO
 }
 FAMILIES: dict[str, type[Model] | type[FasterRcnnModel]] = {
     section.model_fields["family"].default: section
-    for section in (DetrModel, ConditionalModel, DabModel, DeformableModel, DinoModel, FasterRcnnModel)
+    for section in (
+        DetrModel,
+        ConditionalModel,
+        DabModel,
+        DeformableModel,
+        DabDeformableModel,
+        DinoModel,
+        FasterRcnnModel,
+    )
 }
 
 

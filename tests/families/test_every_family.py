@@ -34,6 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "deformable single-scale": {"family": "deformable", "backbone": BACKBONE | {"stages": [5]}, "extra_levels": 0},
     "deformable refined": {"family": "deformable", "reference": "refined", "prediction_heads": "per_layer"},
     "deformable two-stage": {"family": "deformable", "reference": "refined", "query_source": "proposals"},
+    "dab-deformable": {"family": "dab_deformable"},
+    "dn-deformable": {"family": "dab_deformable", "denoising": {"kind": "grouped"}},
     "dino": {"family": "dino", "reference": "refined_twice"},
     "dino 5-scale": {
         "family": "dino",
