@@ -18,7 +18,7 @@ RCNN_TERMS = {
     "roi.class": (BLUE, "-"),
     "roi.box": (ORANGE, "--"),
     "rpn.class": (GREEN, "-."),
-    "rpn.box": (PURPLE, (0, (5, 1, 1, 1, 1, 1))),
+    "rpn.box": (PURPLE, ":"),
 }
 SCORES = {
     "AP50": (MUTED, ":"),

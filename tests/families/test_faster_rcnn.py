@@ -405,13 +405,9 @@ def test_recipes_load_by_family_and_are_published_where_they_say_so() -> None:
     assert published.recipe.model == FasterRcnnModel(backbone=Backbone(weights="imagenet"))
     assert published.recipe.objective == RcnnObjective()
     settings = published.recipe.train
-    assert (settings.epochs, settings.schedule.drop_epochs, settings.lr, settings.backbone_lr) == (
-        26,
-        [16, 22],
-        0.02,
-        0.02,
-    )
+    assert (settings.epochs, settings.schedule.drop_epochs) == (26, [16, 22])
+    assert (settings.lr, settings.backbone_lr) == (0.02, 0.02)
     assert (settings.optimizer, settings.clip_norm, settings.weight_decay, settings.batch_size) == ("sgd", 0, 1e-4, 16)
     small = load_recipe("faster_rcnn_small_data").recipe
-    assert small.data == load_recipe("small_data").recipe.data
+    assert small.data == load_recipe("small_data").recipe.data, "the baseline sees the same images"
     assert small.train.max_minutes == 25
