@@ -21,6 +21,7 @@ from torch import Tensor
 from detrctl.errors import CheckpointError
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Categories
+from detrctl.weights.files import model_file
 
 FORMAT = "detrctl checkpoint"
 VERSION = 1
@@ -145,7 +146,8 @@ def _categories(content: Mapping[str, Any], path: Path) -> Categories:
 
 
 def find_checkpoint(ckpt: Path | None = None, runs: Path = Path("runs")) -> Path:
-    """The checkpoint file that is meant: a file itself, a run folder's best (else last), or the newest run's.
+    """The checkpoint file that is meant: a file itself, a run folder's best (else last), or the newest run's. Of a
+    Hugging Face folder it is the file of weights.
 
     The newest run has the latest time in its name or, where the name has none, the latest checkpoint file.
     """
@@ -155,7 +157,7 @@ def find_checkpoint(ckpt: Path | None = None, runs: Path = Path("runs")) -> Path
         raise CheckpointError(f"{ckpt}: no such checkpoint file or run folder")
     if ckpt.is_file():
         return ckpt
-    found = _in_run(ckpt)
+    found = _in_run(ckpt) or model_file(ckpt)
     if found is None:
         raise CheckpointError(f"{ckpt}: no checkpoint in this folder (looked for checkpoints/{BEST} and {LAST})")
     return found

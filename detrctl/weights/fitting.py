@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from detrctl.recipe.load import load_recipe
@@ -57,9 +58,14 @@ def _flat(section: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
 
 def shipped_fits(model: Any) -> list[Fit]:
     """The shipped recipes of the model's family, those that differ least first, otherwise by name."""
-    found = []
-    for name in shipped():
-        recipe = load_recipe(name).recipe
-        if recipe.model.family == model.family:
-            found.append(Fit(name, recipe, differences(model, recipe.model)))
+    found = [
+        Fit(name, recipe, differences(model, recipe.model))
+        for name, recipe in _shipped_recipes().items()
+        if recipe.model.family == model.family
+    ]
     return sorted(found, key=lambda fit: len(fit.differences))
+
+
+@cache
+def _shipped_recipes() -> dict[str, Recipe]:
+    return {name: load_recipe(name).recipe for name in shipped()}

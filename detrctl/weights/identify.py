@@ -241,10 +241,18 @@ def _dab(read: Reader, known: Mapping[str, Any]) -> Identity:
         known,
         num_queries=read.rows("refpoint_embed.weight"),
         num_patterns=read.rows("patterns.weight") if "patterns.weight" in read.shapes else 0,
-        transformer_activation="prelu" if read.has(r"transformer\..*\.activation\.weight") else "relu",
+        transformer_activation=_activation(read, known),
     )
     variant, twins = _dilated("DN-DAB-DETR" if denoised else "DAB-DETR", arguments, known)
     return Identity(variant, project, arguments, read.rows("class_embed.weight"), _assumed(known, "dilation"), twins)
+
+
+def _activation(read: Reader, known: Mapping[str, Any]) -> str:
+    """A PReLU has a weight; of the others none tells."""
+    if read.has(r"transformer\..*\.activation\.weight"):
+        return "prelu"
+    told = known.get("transformer_activation")
+    return told if isinstance(told, str) and told != "prelu" else "relu"
 
 
 def _dilated(variant: str, arguments: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:

@@ -100,7 +100,7 @@ def _whole_precision(value: Tensor) -> Tensor:
 
 def _from_file_name(file: WeightFile, told: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """DC5 leaves no trace in weights; official files say it in their names."""
-    if "dilation" in told or "dc5" not in f"{file.path.parent.name}/{file.path.name}".lower():
+    if "dilation" in told or "dc5" not in file.path.name.lower():
         return {}, ()
     return {"dilation": True}, ("taken for a DC5 model, as its name says: weights do not tell",)
 
