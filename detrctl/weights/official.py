@@ -6,8 +6,8 @@ from typing import Any
 from detrctl.errors import DetrctlError
 from detrctl.recipe.schema import (
     ConditionalModel,
-    DabModel,
     ContrastiveDenoising,
+    DabModel,
     DeformableModel,
     DetrModel,
     DinoModel,
