@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from detrctl.evaluation.postprocess import sigmoid_top_k
 from detrctl.families.backbones import build_backbone
@@ -77,7 +77,7 @@ def build_queries(model: schema.DeformableModel, num_classes: int) -> tuple[nn.M
     ]
 
 
-def build_proposals(model: schema.Deformable, num_classes: int, rank: Callable[..., object]) -> EncoderProposals:
+def build_proposals(model: schema.Deformable, num_classes: int, rank: Callable[[Tensor], Tensor]) -> EncoderProposals:
     return EncoderProposals(
         width=model.width,
         class_head=build_prior_class_head(model, num_classes),

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from detrctl.model.attention import MultiHeadAttention, key_mask
 from detrctl.model.deformable_attention import DeformableAttention
+from detrctl.model.heads import Heads
 from detrctl.model.places import Place
+from detrctl.model.references import Reference
 from detrctl.structures import Predictions, Queries, Tokens
 
 
@@ -104,8 +106,8 @@ class Decoder(nn.Module):
         layers: Sequence[nn.Module],
         norm: nn.Module,
         places: nn.Module,
-        heads: nn.Module,
-        reference: nn.Module,
+        heads: Heads,
+        reference: Reference,
     ):
         super().__init__()
         self.layers, self.norm = nn.ModuleList(layers), norm

@@ -10,30 +10,41 @@ from torch import Tensor, nn
 from detrctl.boxes import Cxcywh, inverse_sigmoid
 
 
-class AbsoluteBoxes(nn.Module):
-    """DETR: the head's four numbers, squashed, are the box. There is no reference to start from."""
+class Reference(nn.Module):
+    """The seam: `box` for every layer; `advance` between layers, where `moves` is true."""
 
     moves = False
+
+    def box(self, raw: Tensor, base: Tensor | None) -> Cxcywh:
+        """The head's numbers (B, Q, 4) -> boxes (B, Q, 4)"""
+        raise NotImplementedError
+
+    def advance(self, raw: Tensor, attended: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(what the next layer looks at, what its box is measured from)"""
+        raise NotImplementedError
+
+
+class AbsoluteBoxes(Reference):
+    """DETR: the head's four numbers, squashed, are the box. There is no reference to start from."""
 
     def box(self, raw: Tensor, base: Tensor | None) -> Cxcywh:
         """(B, Q, 4) -> (B, Q, 4); box arithmetic stays in fp32 under autocast."""
         return Cxcywh(raw.float().sigmoid())
 
 
-class Fixed(nn.Module):
+class Fixed(Reference):
     """Every layer looks at, and measures from, the query's first point or box (Zhu et al. 2021, appendix A.3)."""
-
-    moves = False
 
     def __init__(self, *, eps: float):
         super().__init__()
         self.eps = eps
 
-    def box(self, raw: Tensor, base: Tensor) -> Cxcywh:
+    def box(self, raw: Tensor, base: Tensor | None) -> Cxcywh:
         """The head's numbers move the base, in logits: (B, Q, 4), (B, Q, 2 or 4) -> (B, Q, 4)
 
         A point has no size to start from: the last two numbers are the size then.
         """
+        assert base is not None
         raw, start = raw.float(), inverse_sigmoid(base, eps=self.eps)
         moved = raw[..., : start.shape[-1]] + start
         return Cxcywh(moved.sigmoid() if moved.shape == raw.shape else _with_size(moved, raw).sigmoid())
@@ -47,8 +58,7 @@ class Refined(Fixed):
 
     moves = True
 
-    def advance(self, raw: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
-        """(what the next layer looks at, what its box is measured from)"""
+    def advance(self, raw: Tensor, attended: Tensor | None) -> tuple[Tensor, Tensor]:
         moved = self.box(raw, attended).detach()
         return moved, moved
 
@@ -59,7 +69,7 @@ class RefinedTwice(Refined):
     Look forward twice: Zhang et al. 2023 (DINO), section 3.4. What is looked at stays detached.
     """
 
-    def advance(self, raw: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(self, raw: Tensor, attended: Tensor | None) -> tuple[Tensor, Tensor]:
         moved = self.box(raw, attended)
         return moved.detach(), moved
 
