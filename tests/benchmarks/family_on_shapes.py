@@ -110,7 +110,8 @@ def plan(args: argparse.Namespace) -> list[Job]:
 def _job(variant: str, seed: int, args: argparse.Namespace) -> Job:
     file = RECIPES / f"{variant}.yaml"
     recipe = str(file) if file.is_file() else variant
-    changes = [*_budget(args), *args.set, f"train.seed={seed}"]
+    data = [] if args.data is None else [f"data.root={args.data.resolve()}"]
+    changes = [*_budget(args), *data, *args.set, f"train.seed={seed}"]
     loaded = load_recipe(recipe, changes)
     name = f"{Path(variant).stem}-s{seed}"
     words = [recipe, *(word for change in changes for word in ("--set", change)), "--device", args.device]
@@ -202,6 +203,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="for all, such as train.lr=1e-3"
     )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a dataset folder instead of the built-in shapes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--reach", help="APs for the table, such as 0.1,0.2")
     parser.add_argument("--bootstrap", type=int, default=1000, help="draws of images (0: no intervals)")

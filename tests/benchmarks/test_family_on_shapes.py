@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from detrctl.errors import DetrctlError
-from detrctl.recipe.dump import leaves
+from detrctl.recipe.dump import dump_recipe, leaves
 from detrctl.recipe.load import load_recipe
 from tests.cli.made_runs import make_run
 
@@ -48,8 +48,6 @@ def _trained(words: tuple[str, ...]) -> int:
 
 
 def _text(recipe: str, changes: list[str]) -> str:
-    from detrctl.recipe.dump import dump_recipe
-
     return dump_recipe(load_recipe(recipe, changes).recipe)
 
 
@@ -62,19 +60,18 @@ def test_the_recipes_of_the_family_share_size_data_and_optimisation():
     for recipe in recipes.values():
         assert [getattr(recipe.model, name) for name in sizes] == [96, 4, 256, 2, 3, 0, 50]
         assert recipe.model.backbone.name == "resnet10"
+    different = {dump_recipe(recipe) for recipe in recipes.values()}
+    assert len(different) == len(recipes)
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_every_variant_builds_and_differs_from_what_it_extends(file: Path):
+def test_every_variant_builds_at_the_same_small_size(file: Path):
     from detrctl.engine.build import build_learner
     from detrctl.structures import Categories
 
-    recipe = load_recipe(str(file)).recipe
-    learner = build_learner(recipe, Categories(names=("a", "b"), ids=(1, 2)))
+    learner = build_learner(load_recipe(str(file)).recipe, Categories(names=("a", "b"), ids=(1, 2)))
     parameters = sum(parameter.numel() for parameter in learner.network.parameters())
-    assert 500_000 < parameters < 3_000_000
-    others = [load_recipe(str(other)).recipe for other in RECIPES if other != file]
-    assert recipe not in others
+    assert 500_000 < parameters < 2_500_000
 
 
 def test_all_runs_get_the_same_budget_and_what_is_done_is_not_done_again(script: Any, capfd):
