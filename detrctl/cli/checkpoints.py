@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+RECIPE_HELP = "Which recipe a published file is of, where it cannot tell (DC5)."
+
 
 def chosen_checkpoint(ckpt: Path | None) -> Path:
     """The file meant by `--ckpt FILE_OR_RUN`; without it the newest run's best. Raises CheckpointError if none."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detrctl.cli.checkpoints import RECIPE_HELP
 from detrctl.cli.sources import counted
 from detrctl.errors import DetrctlError
 
@@ -61,6 +62,7 @@ def evaluate(
     annotations: Annotated[
         Path | None, typer.Option(metavar="FILE", help="COCO annotations to score --predictions against.")
     ] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="RECIPE", help=RECIPE_HELP)] = None,
 ) -> None:
     """The twelve COCO numbers and AP per class, of a checkpoint or of a COCO result file."""
     if json_file is not None:
@@ -75,6 +77,7 @@ def evaluate(
             limit=limit,
             device=device or "auto",
             trust=trust,
+            recipe=recipe,
         )
     elif predictions is None or annotations is None:
         raise DetrctlError(
@@ -89,6 +92,7 @@ def evaluate(
             "--limit": limit,
             "--device": device,
             "--trust": trust or None,
+            "--recipe": recipe,
         }
         if given := [name for name, value in for_a_model.items() if value is not None]:
             raise DetrctlError(f"--predictions scores a result file as it is: leave out {', '.join(given)}")
@@ -108,6 +112,7 @@ def _of_checkpoint(
     limit: int | None,
     device: str,
     trust: bool,
+    recipe: str | None,
 ) -> tuple[dict[str, Any], "CocoScores"]:
     from detrctl.cli import render
     from detrctl.cli.checkpoints import chosen_checkpoint
@@ -124,6 +129,7 @@ def _of_checkpoint(
             max_dets=max_dets,
             device=device,
             trust=trust,
+            recipe=recipe,
             on_oddities=_say_indented,
             on_progress=heard,
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detrctl.cli.checkpoints import RECIPE_HELP
 from detrctl.cli.sources import counted, find_images, fresh_folder, image_ids
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def predict(
     trust: Annotated[
         bool, typer.Option("--trust", help="Import model parts of others that a checkpoint names.")
     ] = False,
+    recipe: Annotated[str | None, typer.Option(metavar="RECIPE", help=RECIPE_HELP)] = None,
 ) -> None:
     """Find objects in images: pictures with boxes, and predictions.json in COCO's result format with file names.
 
@@ -54,7 +56,7 @@ def predict(
     from detrctl.engine.outputs import PredictionFolder
     from detrctl.engine.predict import load, predict_files
 
-    predictor = load(chosen_checkpoint(ckpt), device=device, trust=trust)
+    predictor = load(chosen_checkpoint(ckpt), device=device, trust=trust, recipe=recipe)
     for note in predictor.notes:
         render.warn(note)
     least = predictor.recipe.evaluate.score if score is None else score

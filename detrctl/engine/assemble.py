@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,11 +18,12 @@ from detrctl.engine.build import (
     training_loader,
     training_order,
 )
-from detrctl.engine.checkpoint import Checkpoint, find_checkpoint, load
+from detrctl.engine.checkpoint import Checkpoint, find_checkpoint
 from detrctl.engine.distributed import Processes, on_first, share_cores
 from detrctl.engine.ema import Average
 from detrctl.engine.evaluate import match_categories
 from detrctl.engine.loop import Feed
+from detrctl.engine.open_weights import open_weights
 from detrctl.engine.optim import build_optimizer, freeze_still_groups
 from detrctl.engine.start import Start
 from detrctl.engine.state import seed_everything
@@ -107,20 +109,26 @@ def _learner(start: Start, categories: Categories) -> tuple[Learner, events.Weig
         return build_learner(start.recipe, categories, pretrained=start.resumed is None), None
     path = find_checkpoint(start.init_from)
     learner = build_learner(start.recipe, categories, pretrained=False)
-    moved = _move(learner, load(path), categories)
+    source = open_weights(path, hints=_hints(start.recipe)).as_source()
+    moved = _move(learner, source, categories)
     if fresh := _fresh_backbone(moved):
         _require_trained_backbone(start, fresh)
         if start.recipe.model.backbone.weights != "none":
             # Another backbone than the checkpoint's. Tensors that fit by accident would spoil its pretrained weights.
             seed_everything(seed)
             learner = build_learner(start.recipe, categories)
-            moved = _move(learner, _without_backbone(load(path)), categories)
+            moved = _move(learner, _without_backbone(source), categories)
     if not any(row.kind in ("loaded", "remapped") for row in moved.rows):
         raise CheckpointError(
             f"--init-from {start.init_from}: none of its weights fits this model; is it of the same family?"
         )
     learner.network.load_state_dict(moved.weights)
     return learner, _told(path, moved)
+
+
+def _hints(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe says of an official file that does not tell it, and that changes no tensor of it."""
+    return {"nheads": recipe.model.heads} if hasattr(recipe.model, "heads") else {}
 
 
 def _move(learner: Learner, old: Checkpoint, categories: Categories) -> Transfer:

@@ -12,14 +12,16 @@ from torch import nn
 
 from detrctl.data.check import listed
 from detrctl.engine.build import build_data, evaluation_loader, learner_from, require_trust, with_data
-from detrctl.engine.checkpoint import find_checkpoint, load
+from detrctl.engine.checkpoint import find_checkpoint
 from detrctl.engine.distributed import Alone, Processes, choose_device, connected, precision_of_use
+from detrctl.engine.open_weights import open_weights
 from detrctl.errors import DataError, NonFiniteError
 from detrctl.evaluation.coco_metrics import CocoScores, score
 from detrctl.evaluation.ground_truth import GroundTruth
 from detrctl.evaluation.results import Result, coco_results
 from detrctl.families.learner import Learner
 from detrctl.structures import Batch, Categories, Detections, ImageBatch
+from detrctl.weights.classes import is_unused
 
 NAMES_SHOWN = 8
 
@@ -83,27 +85,30 @@ def evaluate_checkpoint(
     max_dets: int | None = None,
     device: str = "auto",
     trust: bool = False,
+    recipe: str | None = None,
     on_oddities: Callable[[Sequence[str]], None] = lambda lines: None,
     on_progress: Callable[[int, int], None] = lambda done, images: None,
 ) -> Evaluation:
     """Scores a checkpoint file or a run folder (default: the newest run) on a labelled split, as training does.
 
+    An official or Hugging Face file is one as well; `recipe` says which it is of where it cannot tell (DC5).
     `data` is a dataset folder or `shapes` (default: the one that it was trained on), `limit` takes the first images
     only. `batch_size` and `max_dets` are the recipe's by default. Before the model is built, `on_oddities` hears what
     is odd about the split, a line each; `on_progress` hears the images done, and all of them.
     """
-    checkpoint = load(find_checkpoint(None if ckpt is None else Path(ckpt)))
-    recipe, where = with_data(checkpoint.recipe, data), choose_device(device)
-    precision, notes = precision_of_use(recipe.train.precision, where)
-    require_trust(recipe, trust=trust)  # without --data it can name a dataset class, too
-    part = build_data(recipe, split).first(limit)
+    opened = open_weights(find_checkpoint(None if ckpt is None else Path(ckpt)), recipe=recipe)
+    checkpoint = opened.checkpoint
+    setting, where = with_data(checkpoint.recipe, data), choose_device(device)
+    precision, notes = precision_of_use(setting.train.precision, where)
+    require_trust(setting, trust=trust)  # without --data it can name a dataset class, too
+    part = build_data(setting, split).first(limit)
     on_oddities(part.oddities)
     match_categories(checkpoint.categories, part.ground_truth)  # before the model is built, which takes longer
     with connected(where) as processes:
         loader = evaluation_loader(
             part.dataset,
-            batch_size=batch_size or recipe.evaluate.batch_size,
-            workers=recipe.data.workers,
+            batch_size=batch_size or setting.evaluate.batch_size,
+            workers=setting.data.workers,
             device=where,
             processes=processes,
         )
@@ -114,13 +119,13 @@ def evaluate_checkpoint(
             checkpoint.categories,
             device=where,
             precision=precision,
-            max_dets=max_dets or recipe.evaluate.max_dets,
+            max_dets=max_dets or setting.evaluate.max_dets,
             processes=processes,
             on_progress=lambda done: on_progress(min(done * processes.world, part.images), part.images),
         )
         unread = sorted({file for files in processes.gather(part.unread()) for file in files})
     lost = (f"image files that could not be read, left out of the scores: {listed(unread)}",) if unread else ()
-    return replace(done, notes=notes + done.notes + lost, data=recipe.data.root or "the recipe's data")
+    return replace(done, notes=opened.notes + notes + done.notes + lost, data=setting.data.root or "the recipe's data")
 
 
 def _score_once(
@@ -196,7 +201,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _notes(categories: Categories, category_ids: Sequence[int | None]) -> tuple[str, ...]:
-    unknown = [name for name, number in zip(categories.names, category_ids, strict=True) if number is None]
+    pairs = zip(categories.names, category_ids, strict=True)
+    unknown = [name for name, number in pairs if number is None and not is_unused(name)]
     if not unknown:
         return ()
     return (

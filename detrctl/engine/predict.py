@@ -19,9 +19,9 @@ from detrctl.data.images import pixels_of, read_image
 from detrctl.data.transforms import make_record
 from detrctl.engine.build import learner_from, transform
 from detrctl.engine.checkpoint import find_checkpoint
-from detrctl.engine.checkpoint import load as load_checkpoint
 from detrctl.engine.distributed import choose_device, precision_of_use
 from detrctl.engine.evaluate import detect_all, on_device
+from detrctl.engine.open_weights import open_weights
 from detrctl.errors import DataError, DetrctlError
 from detrctl.evaluation.drawing import Mark, class_colour, draw
 from detrctl.families.learner import Learner
@@ -83,12 +83,21 @@ class Predictor:
     `notes` are worth a line to the user.
     """
 
-    def __init__(self, learner: Learner, *, recipe: Recipe, categories: Categories, device: torch.device):
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        recipe: Recipe,
+        categories: Categories,
+        device: torch.device,
+        notes: tuple[str, ...] = (),
+    ):
         self.categories = categories
         self.recipe = recipe
         self._learner = on_device(learner, device).eval()
         self._device = device
-        self._precision, self.notes = precision_of_use(recipe.train.precision, device)
+        self._precision, about_precision = precision_of_use(recipe.train.precision, device)
+        self.notes = (*notes, *about_precision)
         self._transform = transform(recipe, augment=False)
 
     def predict(
@@ -126,18 +135,23 @@ class Predictor:
                 yield _on_cpu(found), (height, width)
 
 
-def load(ckpt: str | Path | None = None, *, device: str = "auto", trust: bool = False) -> Predictor:
+def load(
+    ckpt: str | Path | None = None, *, device: str = "auto", trust: bool = False, recipe: str | None = None
+) -> Predictor:
     """The detector of a checkpoint file or run folder; without one, of the newest run under `runs/`.
 
+    An official or Hugging Face file is one as well; `recipe` says which it is of where it cannot tell (DC5).
     `device` is `auto`, `cpu`, `cuda` or `mps`. `trust` lets a checkpoint import model parts that are not ours. Raises
     CheckpointError where there is no checkpoint or it cannot be used.
     """
-    checkpoint = load_checkpoint(find_checkpoint(None if ckpt is None else Path(ckpt)))
+    opened = open_weights(find_checkpoint(None if ckpt is None else Path(ckpt)), recipe=recipe)
+    checkpoint = opened.checkpoint
     return Predictor(
         learner_from(checkpoint, trust=trust),
         recipe=checkpoint.recipe,
         categories=checkpoint.categories,
         device=choose_device(device),
+        notes=opened.notes,
     )
 
 

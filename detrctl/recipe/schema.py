@@ -542,9 +542,7 @@ AnyModel = DetrModel | ConditionalModel | DabModel | DeformableModel | DabDeform
 class Recipe(Section):
     """One training setting, whole."""
 
-    model: (
-        DetrModel | ConditionalModel | DabModel | DeformableModel | DabDeformableModel | DinoModel | FasterRcnnModel
-    ) = Field(DetrModel(), discriminator="family", description="The detector.")
+    model: AnyModel = Field(DetrModel(), discriminator="family", description="The detector.")
     objective: Objective = Field(
         default_factory=lambda made: _objective_of(made["model"]),
         discriminator="kind",

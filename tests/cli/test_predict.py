@@ -11,6 +11,7 @@ from PIL import Image
 from detrctl.cli.app import run
 from tests.cli.tiny import make_images, make_run
 
+NO_WEIGHTS = "not a file of weights (.pth, .pt, .bin, .safetensors, or a .json index of parts)"
 FIRST_LINE = "checkpoint runs/tiny/checkpoints/best.pt (the newest run's best; --ckpt takes another)"
 
 
@@ -149,7 +150,7 @@ def test_results_never_mix(capsys):
     [
         ("none.jpg", "none.jpg: no such file or folder"),
         ("runs", "runs: no images in this folder; 'runs/**/*.jpg' looks in its subfolders"),
-        ("photos --ckpt photos/a.png", "photos/a.png: not a detrctl checkpoint"),
+        ("photos --ckpt photos/a.png", f"photos/a.png: {NO_WEIGHTS}"),
         ("photos --ckpt photos", "photos: no checkpoint in this folder (looked for checkpoints/best.pt and last.pt)"),
         ("photos --out photos/a.png", "photos/a.png: cannot be made (File exists)"),
     ],

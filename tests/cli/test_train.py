@@ -21,6 +21,7 @@ from tests.engine import tiny
 from tests.engine.children import finish, start
 from tests.engine.test_build import OwnImages
 
+NO_WEIGHTS = "not a file of weights (.pth, .pt, .bin, .safetensors, or a .json index of parts)"
 ROOT = Path(__file__).parents[2]
 
 
@@ -146,7 +147,7 @@ def test_mistakes_are_one_line_each(folder: Path, done: Path, capsys: pytest.Cap
     assert mistake(capsys, recipe, "--resume", done) == "--resume goes on with a run as it is: leave the recipe away"
     assert mistake(capsys, "--resume", done, "--dry-run") == "--dry-run tries a recipe: leave --resume away"
     assert mistake(capsys, "--resume", folder / "no") == f"--resume {folder}/no: no such run folder"
-    assert mistake(capsys, recipe, "--init-from", recipe) == f"{recipe}: not a detrctl checkpoint"
+    assert mistake(capsys, recipe, "--init-from", recipe) == f"{recipe}: {NO_WEIGHTS}"
     assert "train.lr" in mistake(capsys, recipe, "--set", "train.lr=fast")
 
 

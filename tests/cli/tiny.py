@@ -16,6 +16,7 @@ from detrctl.structures import Categories
 
 CATEGORIES = Categories(names=("cell", "clump"), ids=(4, 9))
 MODEL = {
+    "family": "detr",
     "backbone": {"name": "resnet10", "norm": "batch"},
     "width": 16,
     "heads": 2,

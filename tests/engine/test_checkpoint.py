@@ -17,7 +17,7 @@ from detrctl.structures import Categories
 
 def example() -> Checkpoint:
     return Checkpoint(
-        recipe=Recipe.model_validate({"train": {"lr": 3e-4}, "model": {"queries": 7}}),
+        recipe=Recipe.model_validate({"train": {"lr": 3e-4}, "model": {"family": "detr", "queries": 7}}),
         categories=Categories(("red cell", "platelet"), (3, 90)),
         weights={"a.weight": torch.arange(6.0).reshape(2, 3)},
         ema={"a.weight": torch.ones(2, 3)},

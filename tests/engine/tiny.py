@@ -64,6 +64,7 @@ def fields(root: Path | str | None, **train: Any) -> dict[str, dict[str, Any]]:
     """Two epochs of two steps; a network of 16 channels; nothing random that is not asked for."""
     return {
         "model": {
+            "family": "detr",
             "backbone": {"name": "tests.engine.tiny:TinyBackbone"},
             "width": 16,
             "heads": 2,
