@@ -4,56 +4,11 @@ B batch, Q queries, S tokens of all levels, L levels, P points, H heads, D width
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-LevelShapes = Sequence[tuple[int, int]]
-
-
-def deformable_attention(values: Tensor, level_shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum of values sampled at points of every level (Zhu et al. 2021, equation 3).
-
-    `values` (B, S, H, d); `locations` (B, Q, H, L, P, 2) as (x, y) in fractions of each level; `weights`
-    (B, Q, H, L, P) -> (B, Q, H * d). Sampling is bilinear between cell centres, and zero outside the level.
-
-    Every corner of every point is one row of one table, so that all of it is a single weighted sum of gathered rows,
-    whatever the number of levels.
-    """
-    batch, tokens, heads, depth = values.shape
-    rows, shares = _corners(locations, level_shapes)
-    image = torch.arange(batch, device=values.device)[:, None, None, None] * tokens
-    head = torch.arange(heads, device=values.device)[None, None, :, None]
-    rows = (rows.flatten(3) + image) * heads + head
-    shares = (shares * weights[..., None]).flatten(3)
-    mixed = F.embedding_bag(
-        rows.flatten(0, 2),
-        values.reshape(-1, depth),
-        mode="sum",
-        per_sample_weights=shares.flatten(0, 2).to(values.dtype),
-    )
-    return mixed.view(batch, -1, heads * depth)
-
-
-def _corners(locations: Tensor, level_shapes: LevelShapes) -> tuple[Tensor, Tensor]:
-    """The four cells around each point: their tokens (..., L, P, 4), and their bilinear shares, 0 outside the level."""
-    sizes = torch.tensor([(width, height) for height, width in level_shapes], device=locations.device)
-    starts = torch.tensor([0] + [h * w for h, w in level_shapes[:-1]], device=locations.device).cumsum(0)
-    sizes, starts = sizes[:, None], starts[:, None, None]
-    place = locations * sizes - 0.5
-    low = place.floor()
-    far = place - low  # how far into the cell, from the low corner to the high one
-    x = low[..., 0].long()[..., None] + torch.tensor([0, 1, 0, 1], device=locations.device)
-    y = low[..., 1].long()[..., None] + torch.tensor([0, 0, 1, 1], device=locations.device)
-    share_x = torch.stack([1 - far[..., 0], far[..., 0]], dim=-1)
-    share_y = torch.stack([1 - far[..., 1], far[..., 1]], dim=-1)
-    shares = (share_y[..., :, None] * share_x[..., None, :]).flatten(-2)
-    width, height = sizes[..., :1], sizes[..., 1:]
-    is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    rows = starts + (y * width + x)
-    return rows.where(is_inside, 0), shares.where(is_inside, 0)
+from detrctl.model.sampled_sum import LevelShapes, deformable_attention
 
 
 class DeformableAttention(nn.Module):
