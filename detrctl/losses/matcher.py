@@ -105,3 +105,15 @@ def _assign(table: np.ndarray, image: int, image_id: int, where: str) -> np.ndar
         raise NonFiniteError(f"image {image_id}, {where}: a prediction is NaN or infinite")
     query, truth = linear_sum_assignment(table)
     return np.stack([np.full_like(query, image), query, truth])
+
+
+def cheapest_pairs(table: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The cheapest one-to-one pairs of one table, (Q, G) -> queries (M,), truths (M,), M the smaller of the two.
+
+    An infinite cost forbids a pair; None where so many are forbidden that no M pairs are left.
+    """
+    try:
+        query, truth = linear_sum_assignment(table)
+    except ValueError:  # scipy's "cost matrix is infeasible"; a NaN would raise here too, and has no business here
+        return None
+    return query, truth
