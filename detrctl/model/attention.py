@@ -25,14 +25,19 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, Q, D), (B, S, D), (B, S, D) -> (B, Q, D); `mask` broadcasts to (B, H, Q, S), True = may be attended."""
+        q, k, v = self.projected(queries, keys, values)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def projected(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is compared and what is mixed, by head: (B, H, Q, D / H), (B, H, S, D / H), (B, H, S, D / H)"""
         weights, biases = self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
         q, k, v = (
             F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((queries, keys, values), weights, biases, strict=True)
         )
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return q, k, v
 
 
 def key_mask(is_padding: Tensor) -> Tensor:

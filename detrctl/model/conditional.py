@@ -54,17 +54,21 @@ class ConditionalCrossAttention(nn.Module):
 
     def forward(self, content: Tensor, place: Place, memory: Tokens) -> Tensor:
         """(B, Q, D) -> (B, Q, D)"""
+        q, k, v = self.projected(content, place, memory)
+        dropout = self.dropout if self.training else 0.0
+        mask = key_mask(memory.is_padding)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out_proj(join_heads(mixed))
+
+    def projected(self, content: Tensor, place: Place, memory: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """What is compared and what is mixed, by head: (B, H, Q, 2D / H), (B, H, S, 2D / H), (B, H, S, D / H)"""
         assert place.sine is not None
         q_content, q_place = self.query_content(content), self.query_sine(place.sine)
         k_content, k_place = self.key_content(memory.values), self.key_position(memory.position)
         if self.query_position is not None:
             q_content, k_content = q_content + self.query_position(place.position), k_content + k_place
         q, k = self._beside(q_content, q_place), self._beside(k_content, k_place)
-        v = split_heads(self.value(memory.values), self.heads)
-        dropout = self.dropout if self.training else 0.0
-        mask = key_mask(memory.is_padding)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.out_proj(join_heads(mixed))
+        return q, k, split_heads(self.value(memory.values), self.heads)
 
     def _beside(self, content: Tensor, place: Tensor) -> Tensor:
         """(B, Q, D), (B, Q, D) -> (B, H, Q, 2 * D / H)"""
