@@ -92,7 +92,6 @@ def focal_criterion(objective: schema.FocalObjective, *, foreground_only: bool =
             build_matcher(objective.match, cost),
             auxiliary=objective.auxiliary,
             encoder=objective.encoder,
-            encoder_repeats=objective.encoder_repeats,
             foreground_only=foreground_only,
         ),
         classification=FocalClassification(objective.alpha, objective.gamma),

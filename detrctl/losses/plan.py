@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detrctl.boxes import Cxcywh
 from detrctl.losses.matcher import Matcher
 from detrctl.structures import Assignment, DetectorOutput, Predictions, Targets
 
@@ -36,14 +35,12 @@ class Plan:
     """Which of a detector's predictions are trained.
 
     `auxiliary`: the decoder layers before the last, too. `encoder`: which of the encoder's proposals, if there are any;
-    with `foreground_only` their first class logit learns whether there is an object, whatever its class. Each truth is
-    assigned to `encoder_repeats` of them, as truths are in the one-to-many branch of H-DETR (Jia et al. 2023).
+    with `foreground_only` their first class logit learns whether there is an object, whatever its class.
     """
 
     matcher: Matcher
     auxiliary: bool = True
     encoder: EncoderTruths = "none"
-    encoder_repeats: int = 1
     foreground_only: bool = False
 
     def __call__(self, output: DetectorOutput, targets: Sequence[Targets]) -> Iterator[Meeting]:
@@ -59,13 +56,7 @@ class Plan:
         predictions = output.proposals.all if every else output.proposals.best()
         if self.foreground_only:
             targets = [replace(truth, labels=torch.zeros_like(truth.labels)) for truth in targets]
-        targets = [_repeated(truth, self.encoder_repeats) for truth in targets]
-        assignment = self.matcher(predictions, targets, where="the encoder")
-        return Meeting("encoder", -1, predictions, targets, assignment, self.encoder_repeats)
-
-
-def _repeated(truth: Targets, times: int) -> Targets:
-    return replace(truth, labels=truth.labels.repeat(times), boxes=Cxcywh(truth.boxes.repeat(times, 1)))
+        return Meeting("encoder", -1, predictions, targets, self.matcher(predictions, targets, where="the encoder"))
 
 
 def decoder_meetings(

@@ -392,13 +392,6 @@ class FocalObjective(SetObjective):
         "all_proposals",
         description="Which of the encoder's proposals are trained too, in models whose queries come from them.",
     )
-    encoder_repeats: int = Field(
-        1,
-        ge=1,
-        le=100,
-        description="How many of the encoder's proposals each truth is assigned to (published: 1); the decoder, whose "
-        "queries see each other, keeps one of them.",
-    )
 
 
 class RcnnObjective(Section):
