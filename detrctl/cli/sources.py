@@ -59,12 +59,12 @@ def image_ids(paths: Sequence[Path]) -> list[int]:
     return list(range(1, len(paths) + 1))
 
 
-def fresh_folder(out: Path | None) -> Path:
+def fresh_folder(out: Path | None, *, name: str = "predictions") -> Path:
     """An empty folder for results: `out`, or predictions, predictions-2, predictions-3, ... whichever is free.
 
     Raises DetrctlError where `out` already holds something, so that old and new results never mix.
     """
-    folder = out or next(path for path in _numbered(Path("predictions")) if not path.exists())
+    folder = out or next(path for path in _numbered(Path(name)) if not path.exists())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

@@ -1,0 +1,275 @@
+"""`detrctl inspect-matching`: which query meets which object, at what price, and how steadily."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detrctl.cli.sources import counted, fresh_folder
+from detrctl.errors import DetrctlError
+
+if TYPE_CHECKING:
+    from detrctl.inspection.matching import MatchRow
+    from detrctl.inspection.matching_report import MatchingReport, RunMatching
+
+FORMATS = ("png", "svg", "pdf")
+HARD_SHOWN = 5
+
+
+def inspect_matching(
+    ckpt: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE_OR_RUN",
+            help="Checkpoint, or run folder, which stands for all its epochs' checkpoints (train.keep_every). "
+            "Repeat it for a curve or to compare two runs. Default: the newest run's best.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Dataset folder, or `shapes`; default: the one it was trained on."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split of the dataset.")] = "val",
+    image_id: Annotated[int | None, typer.Option(metavar="ID", help="Only the image with this COCO id.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images of the split.")] = None,
+    show: Annotated[int, typer.Option(min=0, help="How many images to tell in detail and draw.")] = 8,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New folder for the results; default: matching, matching-2, ...")
+    ] = None,
+    picture_format: Annotated[
+        str, typer.Option("--format", metavar="png|svg|pdf", help="Of the pictures; the page needs none of them.")
+    ] = "png",
+    pictures: Annotated[bool, typer.Option(help="Draw pictures beside the page and the numbers.")] = True,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images at a time; default: the recipe's evaluate.batch_size.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Import model parts of others that a checkpoint names.")
+    ] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="Alone: its model with random weights. With --ckpt: which recipe a published file is of.",
+        ),
+    ] = None,
+) -> None:
+    """Costs, chosen pairs, runners-up and margins per decoder layer, and how stable the matching is."""
+    if image_id is not None and limit is not None:
+        raise DetrctlError("--image-id takes one image, --limit the first ones: give one of them")
+    if picture_format not in FORMATS:
+        raise DetrctlError(f"--format {picture_format}: there are {', '.join(FORMATS)}")
+    report = _look(
+        ckpt or [], recipe, data, split, image_id, limit=limit, show=show, batch=batch, device=device, trust=trust
+    )
+    tell(report)
+    files = write(report, fresh_folder(out, name="matching"), picture_format=picture_format if pictures else None)
+    _say_files(files)
+
+
+def _look(
+    ckpts: Sequence[Path],
+    recipe: str | None,
+    data: str | None,
+    split: str,
+    image_id: int | None,
+    *,
+    limit: int | None,
+    show: int,
+    batch: int | None,
+    device: str,
+    trust: bool,
+) -> "MatchingReport":
+    from detrctl.cli import render
+    from detrctl.cli.checkpoints import chosen_checkpoint
+    from detrctl.engine.inspect_matching import Wish, inspect_matching
+
+    paths: list[Path | None] = [*ckpts]
+    if not paths and recipe is None:
+        paths = [chosen_checkpoint(None)]
+    wish = Wish(data, split, limit, image_id, show, batch, device, trust)
+    with render.progress("matching", "images") as heard:
+        report = inspect_matching(paths or (None,), recipe=recipe, wish=wish, on_progress=heard)
+    for note in report.notes:
+        render.warn(note)
+    return report
+
+
+def write(report: "MatchingReport", folder: Path, *, picture_format: str | None) -> list[Path]:
+    """matching.json, from which all else can be made again, and matching.csv."""
+    from detrctl.inspection.matching_report import as_json, write_csv
+
+    json_file, csv_file = folder / "matching.json", folder / "matching.csv"
+    json_file.write_text(json.dumps(as_json(report), separators=(",", ":")) + "\n", encoding="utf-8")
+    write_csv(report.rows, csv_file)
+    return [json_file, csv_file]
+
+
+def _say_files(files: Sequence[Path]) -> None:
+    from detrctl.cli import render
+
+    render.say("")
+    for file in files:
+        render.say(f"wrote {file}")
+
+
+# ---- the terminal: nothing wider than 80 columns ----
+
+
+def tell(report: "MatchingReport") -> None:
+    """What was found, in tables and a few sentences."""
+    from detrctl.cli import render
+
+    main = report.main
+    weights = report.weights
+    render.say(
+        f"{report.data}, split {report.split}: {counted(main.images, 'image')}, {counted(main.truths, 'truth')}, "
+        f"{main.use.queries} queries"
+    )
+    render.say(f"cost = {weights.class_cost:g} class + {weights.l1:g} L1 + {weights.giou:g} GIoU; lower is better")
+    if main.images == 1:
+        _tell_image(report)
+    _tell_layers(report)
+    for run in report.runs:
+        _tell_steps(run, two_stage=report.two_stage)
+    _tell_denoising(report)
+    _tell_sentences(report)
+
+
+def _tell_image(report: "MatchingReport") -> None:
+    """One image: its truths in the last layer."""
+    from detrctl.cli import render
+
+    rows = [row for row in report.rows[report.shown_of] if row.layer == len(report.main.layers) - 1]
+    if not rows:
+        return
+    render.say("")
+    render.say(f"{report.shown_of}, image {rows[0].image_id}, last decoder layer:")
+    columns = ("truth", "object", "query", "cost", "class", "L1", "GIoU", "IoU", "next", "margin")
+    render.table(columns, [_truth_cells(row) for row in rows])
+    render.say("next: the query that answers if the pair is forbidden;")
+    render.say("margin: what the whole matching costs more then")
+
+
+def _truth_cells(row: "MatchRow") -> tuple[str, ...]:
+    return (
+        str(row.truth),
+        row.label[:14],
+        query_name(row.query),
+        number(row.cost_total),
+        number(row.cost_class),
+        number(row.cost_l1),
+        number(row.cost_giou),
+        number(row.iou),
+        query_name(row.runner_up),
+        number(row.margin),
+    )
+
+
+def _tell_layers(report: "MatchingReport") -> None:
+    from detrctl.cli import render
+
+    changes = [share.all.value for share in report.main.between_layers] + [None]
+    render.say("")
+    render.say(f"{report.main.name}: matched pairs by decoder layer (means; margin: median)")
+    rows = [
+        (
+            str(layer.layer + 1),
+            number(layer.all.cost_total),
+            number(layer.all.cost_class),
+            number(layer.all.cost_l1),
+            number(layer.all.cost_giou),
+            number(layer.all.iou),
+            number(layer.all.margin),
+            per_cent(layer.all.found),
+            per_cent(change),
+        )
+        for layer, change in zip(report.main.layers, changes, strict=False)
+    ]
+    render.table(("layer", "cost", "class", "L1", "GIoU", "IoU", "margin", "found", "changes"), rows)
+    render.say("found: some query has the class and an IoU of 0.5; changes: truths that the next")
+    render.say("layer gives to another query")
+
+
+def _tell_steps(run: "RunMatching", *, two_stage: bool) -> None:
+    from detrctl.cli import render
+
+    if not run.steps:
+        return
+    render.say("")
+    render.say(f"{run.name}: instability between checkpoints (Li et al. 2022, section 3.1)")
+    rows = [
+        (
+            step.after.removeprefix(f"{run.name} "),
+            f"{step.instability:.2f}",
+            *([f"{step.by_token:.2f}"] if two_stage else []),
+            f"{step.most:.2f}",
+            *(per_cent(share.value) for share in (step.moved.all, *step.moved.by_size.values())),
+        )
+        for step in run.steps
+    ]
+    render.table(
+        ("up to", "instability", *(["by token"] if two_stage else []), "at most", "moved", "small", "medium", "large"),
+        rows,
+    )
+    apart = {step.epochs for step in run.steps}
+    if apart != {1}:
+        render.say("The checkpoints are not one epoch apart, for which the paper defines it.")
+
+
+def _tell_denoising(report: "MatchingReport") -> None:
+    from detrctl.cli import render
+
+    if report.denoising is None:
+        return
+    summary = report.denoising.summary
+    render.say("")
+    render.say(
+        f"denoising: {counted(summary.rebuilt, 'noised truth')} to rebuild"
+        + (f", {summary.refused} to refuse" if summary.refused else "")
+    )
+    rows = [
+        (
+            "given" if layer.layer < 0 else str(layer.layer + 1),
+            number(layer.iou),
+            per_cent(layer.class_right),
+            number(layer.score_rebuilt),
+            number(layer.score_refused),
+        )
+        for layer in (summary.given, *summary.layers)
+    ]
+    render.table(("layer", "IoU", "class right", "score", "score of refused"), rows)
+
+
+def _tell_sentences(report: "MatchingReport") -> None:
+    from detrctl.cli import render
+
+    main = report.main
+    render.say("")
+    if main.unmatched:
+        render.say(f"{counted(main.unmatched, 'truth')} got no query: the image holds more than there are queries.")
+    never = len(main.use.never)
+    render.say(
+        f"Queries never chosen: {never} of {main.use.queries}" + (" (slots are ranks)." if report.two_stage else ".")
+    )
+    if main.truths:
+        render.say(f"Truths that no query finds: {len(main.hard)} of {main.truths}.")
+    for row in main.hard[:HARD_SHOWN]:
+        render.say(f"  image {row.image_id}, truth {row.truth}: {row.label}, {row.size}, best IoU {row.best_iou:.2f}")
+    if len(main.hard) > HARD_SHOWN:
+        render.say(f"  ... and {len(main.hard) - HARD_SHOWN} more, in matching.json and report.html")
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def per_cent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+def query_name(query: int) -> str:
+    return "none" if query < 0 else str(query)

@@ -1,0 +1,176 @@
+import json
+
+import pytest
+import torch
+
+from detrctl.data.batch import collate
+from detrctl.engine.build import build_data, build_learner, learner_from
+from detrctl.engine.checkpoint import Checkpoint, load, save
+from detrctl.engine.inspect_matching import Wish, find_sources, inspect_matching
+from detrctl.errors import DataError, DetrctlError
+from detrctl.inspection.matching_report import as_json
+from detrctl.losses.plan import decoder_meetings
+from detrctl.recipe.schema import Recipe
+from detrctl.structures import Categories
+from tests.engine.tiny import CLASSES, write_split
+
+CATEGORIES = Categories(CLASSES, (1, 6))
+SIZES = {
+    "backbone": {"name": "resnet10", "norm": "batch", "frozen_stages": 0},
+    "width": 16,
+    "heads": 2,
+    "feedforward": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "queries": 5,
+}
+VARIANTS = {
+    "detr": {"family": "detr"},
+    "detr in groups": {"family": "detr", "query_groups": 2},
+    "conditional": {"family": "conditional"},
+    "dab": {"family": "dab"},
+    "dn": {"family": "dab", "denoising": {"kind": "grouped"}},
+    "deformable": {"family": "deformable"},
+    "two-stage": {"family": "deformable", "reference": "refined", "query_source": "proposals"},
+    "dab-deformable": {"family": "dab_deformable", "denoising": {"kind": "grouped"}},
+    "dino": {"family": "dino"},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_split(root, "val", 4, empty=(2,))
+    return root
+
+
+def recipe(data, variant):
+    about = {"root": str(data), "eval_size": 64, "eval_max_size": 96, "workers": 0}
+    parts = {"model": SIZES | VARIANTS[variant], "data": about, "evaluate": {"batch_size": 3}}
+    return Recipe.model_validate(parts)
+
+
+def save_run(folder, data, variant, files=("best.pt",), categories=CATEGORIES):
+    """Each file with other random weights."""
+    setting = recipe(data, variant)
+    for seed, name in enumerate(files):
+        torch.manual_seed(seed)
+        weights = build_learner(setting, categories).network.state_dict()
+        save(Checkpoint(setting, categories, weights), folder / "checkpoints" / name)
+    return folder
+
+
+def look(*folders, **wish):
+    return inspect_matching(folders, wish=Wish(device="cpu", **wish))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_told_whole(tmp_path, data, variant):
+    report = look(save_run(tmp_path / "run", data, variant))
+    truths = 5  # four images of one, two, none and two rectangles
+    assert (report.main.images, report.main.truths, len(report.shown)) == (4, truths, 4)
+    assert len(report.rows["run"]) == 2 * truths
+    assert report.two_stage is (variant in ("two-stage", "dino"))
+    assert (report.denoising is not None) is (variant in ("dn", "dab-deformable", "dino"))
+    content = json.loads(json.dumps(as_json(report), allow_nan=False))
+    for image in content["images"]:
+        for layer in image["layers"]:
+            for truth in layer["truths"]:
+                totals = [row[4] for row in truth["table"][:5]]
+                assert totals == sorted(totals)
+                for query in (truth["query"], truth["runner_up"]):
+                    assert str(query) in layer["queries"]
+
+
+def test_pairs_are_those_that_training_would_make(tmp_path, data):
+    report = look(save_run(tmp_path / "run", data, "detr"), batch_size=1)
+    checkpoint = load(tmp_path / "run" / "checkpoints" / "best.pt")
+    learner = learner_from(checkpoint).eval()
+    sample = build_data(checkpoint.recipe, "val").dataset[1]
+    batch = collate([sample])
+    with torch.no_grad():
+        output = learner.network(batch.images)
+    meetings = decoder_meetings(output, batch.targets, learner.criterion.matcher, auxiliary=True)
+    for meeting in meetings:
+        rows = [row for row in report.rows["run"] if row.image_id == 11 and row.layer == meeting.layer]
+        pairs = zip(meeting.assignment.truth.tolist(), meeting.assignment.query.tolist(), strict=True)
+        assert {(row.truth, row.query) for row in rows} == set(pairs)
+
+
+def test_a_run_folder_stands_for_the_checkpoints_of_its_epochs_in_their_order(tmp_path, data):
+    run = save_run(tmp_path / "run", data, "deformable", ("epoch-0010.pt", "epoch-0002.pt", "best.pt"))
+    report = look(run)
+    assert [(split.name, split.epoch) for split in report.runs[0].checkpoints] == [
+        ("run epoch 2", 2),
+        ("run epoch 10", 10),
+    ]
+    (step,) = report.runs[0].steps
+    assert (step.before, step.after, step.epochs, step.images) == ("run epoch 2", "run epoch 10", 8, 4)
+    before, after = (
+        {(row.image_id, row.query): row.truth for row in report.rows[name] if row.layer == 1}
+        for name in (step.before, step.after)
+    )
+    differ = sum(before.get(key, -1) != after.get(key, -1) for key in before.keys() | after.keys())
+    assert step.instability == differ / 4
+    assert step.by_token == step.instability  # no second stage
+    assert report.shown_of == "run epoch 10"
+
+
+def test_two_runs_are_put_side_by_side_and_the_same_checkpoint_twice_moves_nothing(tmp_path, data):
+    with_denoising = save_run(tmp_path / "with", data, "dn", ("epoch-0001.pt",))
+    (with_denoising / "checkpoints" / "epoch-0002.pt").write_bytes(
+        (with_denoising / "checkpoints" / "epoch-0001.pt").read_bytes()
+    )
+    without = save_run(tmp_path / "without", data, "dab", ("epoch-0001.pt", "epoch-0002.pt"))
+    report = look(with_denoising, without)
+    assert [run.name for run in report.runs] == ["with", "without"]
+    still, moving = (run.steps[0] for run in report.runs)
+    assert (still.instability, still.moved.all.changed, still.most) == (0, 0, 10 / 4)
+    assert moving.instability > 0
+
+
+def test_a_recipe_alone_is_looked_at_with_random_weights(data):
+    report = inspect_matching([None], recipe="quickstart", wish=Wish(str(data), limit=1, device="cpu"))
+    assert report.main.name == "quickstart, random weights"
+    assert report.main.images == 1
+
+
+def test_one_image_is_found_by_its_id_and_a_wrong_id_is_one_line(tmp_path, data):
+    run = save_run(tmp_path / "run", data, "detr")
+    report = look(run, image_id=13)
+    assert {row.image_id for row in report.rows["run"]} == {13}
+    assert [shown.matching.image_id for shown in report.shown] == [13]
+    assert report.shown[0].picture.shape == (64, 76, 3)
+    with pytest.raises(
+        DataError, match=r"^--image-id 7: no such image in split 'val' \(it has 10, 11, 12, 13, \.\.\.\)$"
+    ):
+        look(run, image_id=7)
+
+
+def test_classes_go_by_name_where_checkpoint_and_dataset_number_them_differently(tmp_path, data):
+    turned = Categories(tuple(reversed(CLASSES)), (6, 1))
+    straight = look(save_run(tmp_path / "a", data, "detr"))
+    other = look(save_run(tmp_path / "b", data, "detr", categories=turned))
+    assert [row.label for row in straight.rows["a"]] == [row.label for row in other.rows["b"]]
+
+
+def test_what_has_no_queries_or_other_classes_is_refused_in_one_line(tmp_path, data):
+    setting = Recipe.model_validate(
+        {"model": {"family": "faster_rcnn", "backbone": SIZES["backbone"]}, "data": {"root": str(data), "workers": 0}}
+    )
+    weights = build_learner(setting, CATEGORIES).network.state_dict()
+    save(Checkpoint(setting, CATEGORIES, weights), tmp_path / "rcnn" / "checkpoints" / "best.pt")
+    with pytest.raises(DetrctlError, match=r"^rcnn: faster_rcnn has no object queries and matches nothing one to one$"):
+        look(tmp_path / "rcnn")
+    one = save_run(tmp_path / "one", data, "detr")
+    two = save_run(tmp_path / "two", data, "detr", categories=Categories(tuple(reversed(CLASSES)), (1, 6)))
+    with pytest.raises(
+        DetrctlError, match=r"^two: its classes are not those of the checkpoints before; compare runs on"
+    ):
+        look(one, two)
+
+
+def test_files_of_one_folder_are_one_run_in_the_order_given(tmp_path, data):
+    run = save_run(tmp_path / "run", data, "detr", ("best.pt", "last.pt"))
+    ((first, second),) = find_sources([run / "checkpoints" / "last.pt", run / "checkpoints" / "best.pt"], None)
+    assert (first.name, second.name) == ("run last", "run")
