@@ -99,13 +99,18 @@ def _look(
 
 
 def write(report: "MatchingReport", folder: Path, *, picture_format: str | None) -> list[Path]:
-    """matching.json, from which all else can be made again, and matching.csv."""
+    """matching.json and matching.csv, and the pictures."""
     from detrctl.inspection.matching_report import as_json, write_csv
 
     json_file, csv_file = folder / "matching.json", folder / "matching.csv"
     json_file.write_text(json.dumps(as_json(report), separators=(",", ":")) + "\n", encoding="utf-8")
     write_csv(report.rows, csv_file)
-    return [json_file, csv_file]
+    files = [json_file, csv_file]
+    if picture_format is not None:
+        from detrctl.inspection.matching_pictures import draw_report
+
+        files += draw_report(report, folder, picture_format)
+    return files
 
 
 def _say_files(files: Sequence[Path]) -> None:

@@ -1,0 +1,360 @@
+"""Pictures of matchings, drawn from the structs that the JSON is made of. G truths, L decoder layers.
+
+Colours are Okabe and Ito's or an even scale; what a colour says, a line's style or a label says as well.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from detrctl.inspection.denoising import ImageDenoising, Mask
+from detrctl.inspection.matching import NOBODY, SIZES, ImageMatching
+from detrctl.inspection.matching_report import DenoisingReport, MatchingReport, RunMatching, Shown, listed_queries
+from detrctl.inspection.split_matching import SplitMatching
+from detrctl.structures import Categories
+
+INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
+"""Of Okabe and Ito's palette."""
+
+LINES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
+PARTS = (("class_cost", "class"), ("l1", "L1"), ("giou", "GIoU"), ("total", "weighted sum"))
+MOST_COLUMNS = 24
+"""Queries in a heat map; more could not be read."""
+
+MOST_NOISED = 4
+
+
+def draw_report(report: MatchingReport, folder: Path, file_format: str) -> list[Path]:
+    """Write every picture that the report has something for; returns their paths."""
+    figures: dict[str, Figure] = {}
+    if report.main.truths:
+        figures["layers"] = split_figure(report.main)
+    if any(run.steps for run in report.runs):
+        figures["instability"] = curve_figure(report.runs, two_stage=report.two_stage)
+    for shown in report.shown:
+        if len(shown.matching.labels):
+            name = f"image-{shown.matching.image_id}"
+            figures[f"{name}-costs"] = cost_figure(shown.matching, report.categories)
+            figures[f"{name}-layers"] = layers_figure(shown, report.categories)
+    if report.denoising is not None:
+        figures["denoising"] = denoising_figure(report.denoising, report.shown, report.categories)
+    return [_save(figure, folder / f"{name}.{file_format}") for name, figure in figures.items()]
+
+
+# ---- one image ----
+
+
+def cost_figure(image: ImageMatching, categories: Categories) -> Figure:
+    """A row of heat maps per layer: the parts of the cost and their weighted sum, pairs and runners-up marked."""
+    columns = shown_queries(image)
+    depth, truths = len(image.layers), len(image.labels)
+    cells = 0.16 * len(columns) + 0.5
+    figure = _figure(4 * cells + 1.6, depth * (0.2 * truths + 0.45) + 1.1)
+    grid = figure.subplots(depth, len(PARTS), squeeze=False, sharex=True, sharey=True)
+    for column, (part, title) in enumerate(PARTS):
+        tables = [getattr(layer.costs, part)[columns].T.numpy() for layer in image.layers]
+        low, high = min(table.min() for table in tables), max(table.max() for table in tables)
+        for index, (layer, table) in enumerate(zip(image.layers, tables, strict=True)):
+            axes = grid[index, column]
+            drawn = axes.imshow(table, aspect="auto", cmap="cividis", vmin=low, vmax=high, interpolation="nearest")
+            _mark(axes, columns, layer.matched, "o")
+            _mark(axes, columns, layer.runner_up, "x")
+            _cell_axes(axes)
+        figure.colorbar(drawn, ax=grid[:, column].tolist(), location="top", shrink=0.9, pad=0.02).set_label(
+            f"{title} cost"
+        )
+        grid[-1, column].set_xticks(range(len(columns)), [str(query) for query in columns], rotation=90)
+    names = [f"{truth} {categories.names[int(label)]}" for truth, label in enumerate(image.labels)]
+    for index in range(depth):
+        grid[index, 0].set_yticks(range(truths), names)
+        grid[index, 0].set_ylabel(f"layer {index + 1}", color=INK)
+    figure.supxlabel(
+        f"query; image {image.image_id}; ring: chosen pair, cross: runner-up; dark is cheap", fontsize=8, color=MUTED
+    )
+    return figure
+
+
+def shown_queries(image: ImageMatching) -> list[int]:
+    """Chosen ones of any layer, then runners-up, then the cheapest of the last layer, as many as fit; by number."""
+    order: dict[int, None] = {}
+    for tensor in [layer.matched for layer in image.layers] + [layer.runner_up for layer in reversed(image.layers)]:
+        order.update(dict.fromkeys(query for query in tensor.tolist() if query != NOBODY))
+    for rank in range(len(image.identity)):
+        for truth in range(len(image.labels)):
+            cheapest = listed_queries(image.layers[-1], truth, rank + 1)
+            order[cheapest[min(rank, len(cheapest) - 1)]] = None
+        if len(order) >= MOST_COLUMNS:
+            break
+    chosen = {query for layer in image.layers for query in layer.matched.tolist() if query != NOBODY}
+    return sorted(list(order)[: max(MOST_COLUMNS, len(chosen))])
+
+
+def _mark(axes: Axes, columns: Sequence[int], queries: Tensor, marker: str) -> None:
+    places = [(columns.index(query), truth) for truth, query in enumerate(queries.tolist()) if query in columns]
+    if not places:
+        return
+    x, y = zip(*places, strict=True)
+    ring = marker == "o"
+    axes.scatter(
+        x,
+        y,
+        s=46 if ring else 22,
+        marker=marker,
+        facecolors="none" if ring else "black",
+        edgecolors="black" if ring else None,
+        linewidths=2.2,
+    )
+    axes.scatter(
+        x,
+        y,
+        s=46 if ring else 22,
+        marker=marker,
+        facecolors="none" if ring else "white",
+        edgecolors="white" if ring else None,
+        linewidths=1.1,
+    )
+
+
+def layers_figure(shown: Shown, categories: Categories) -> Figure:
+    """The image once per layer, with its truths (dashed) and the predictions matched to them, numbered alike."""
+    image, (height, width) = shown.matching, shown.picture.shape[:2]
+    across = min(3, len(image.layers))
+    down = -(-len(image.layers) // across)
+    panel = 3.3
+    figure = _figure(panel * across + 0.2, down * (panel * height / width + 0.35) + 0.45)
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for index, (axes, layer) in enumerate(zip(grid.flat, image.layers, strict=False)):
+        axes.imshow(shown.picture.numpy(), interpolation="nearest")
+        axes.set_title(f"layer {index + 1} of {len(image.layers)}", fontsize=9, color=INK)
+        for truth, box in enumerate(image.boxes):
+            colour, _, _ = LINES[truth % len(LINES)]
+            _box(axes, box, (height, width), "white", "--", 1.6)
+            query = int(layer.matched[truth])
+            if query == NOBODY:
+                continue
+            _box(axes, layer.boxes[query], (height, width), colour, "-", 1.8)
+            label = f"{truth} {categories.names[int(image.labels[truth])]}: q{query}"
+            _label(axes, layer.boxes[query], (height, width), label, colour)
+        axes.set_xlim(-0.5, width - 0.5)
+        axes.set_ylim(height - 0.5, -0.5)
+    figure.supxlabel(
+        f"image {image.image_id}; dashed: truths, solid: the predictions matched to them, with query number",
+        fontsize=8,
+        color=MUTED,
+    )
+    return figure
+
+
+def _box(axes: Axes, box: Tensor, size: tuple[int, int], colour: str, style: str, width: float) -> None:
+    height, across = size
+    cx, cy, w, h = (float(value) for value in box)
+    place = ((cx - w / 2) * across, (cy - h / 2) * height)
+    for ink, line in (("black", width + 1.4), (colour, width)):
+        axes.add_patch(
+            Rectangle(place, w * across, h * height, fill=False, edgecolor=ink, linewidth=line, linestyle=style)
+        )
+
+
+def _label(axes: Axes, box: Tensor, size: tuple[int, int], text: str, colour: str) -> None:
+    height, across = size
+    x, y = float(box[0] - box[2] / 2) * across, float(box[1] - box[3] / 2) * height
+    axes.text(
+        min(max(x, 0), across * 0.8),
+        min(max(y, height * 0.06), height * 0.99),
+        text,
+        fontsize=6.5,
+        color="white",
+        va="bottom",
+        clip_on=True,
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
+    )
+
+
+# ---- a split ----
+
+
+def split_figure(split: SplitMatching) -> Figure:
+    """By decoder layer: the parts of the cost, IoU and truths found, and how many truths change their query."""
+    figure = _figure(10.2, 3.1)
+    costs, quality, changes = figure.subplots(1, 3)
+    depth = range(1, len(split.layers) + 1)
+    for (field, title), (colour, style, marker) in zip(_FIELDS, LINES, strict=False):
+        costs.plot(
+            depth,
+            [getattr(layer.all, field) for layer in split.layers],
+            color=colour,
+            linestyle=style,
+            marker=marker,
+            label=title,
+        )
+    _dress(costs, "cost of matched pairs (mean)", "decoder layer")
+    for size, (colour, style, marker) in zip(SIZES, LINES, strict=False):
+        values = [_or_nan(layer.by_size[size].iou) for layer in split.layers]
+        quality.plot(
+            depth,
+            values,
+            color=colour,
+            linestyle=style,
+            marker=marker,
+            label=f"{size} ({split.layers[-1].by_size[size].truths})",
+        )
+        moved = [_or_nan(step.by_size[size].value) * 100 for step in split.between_layers]
+        changes.plot(list(depth)[:-1], moved, color=colour, linestyle=style, marker=marker, label=size)
+    _dress(quality, "IoU of matched pairs (mean)", "decoder layer")
+    _dress(changes, "% of truths that the next layer\ngives to another query", "decoder layer")
+    quality.set_ylim(0, 1)
+    changes.set_ylim(0, 105)
+    changes.set_xlim(0.5, max(len(split.layers) - 0.5, 1.5))
+    figure.suptitle(f"{split.name}: {split.images} images, {split.truths} truths", fontsize=10, color=INK)
+    return figure
+
+
+_FIELDS = (("cost_total", "weighted sum"), ("cost_class", "class"), ("cost_l1", "L1"), ("cost_giou", "GIoU"))
+
+
+def curve_figure(runs: Sequence[RunMatching], *, two_stage: bool) -> Figure:
+    """DN-DETR's instability over training, a line per run, and the share of truths that moved."""
+    figure = _figure(8.2, 3.2)
+    left, right = figure.subplots(1, 2)
+    for run, (colour, style, marker) in zip((run for run in runs if run.steps), LINES * 9, strict=False):
+        splits = run.checkpoints[1:]
+        epochs = [split.epoch if split.epoch is not None else place for place, split in enumerate(splits, 2)]
+        values = [step.by_token if two_stage else step.instability for step in run.steps]
+        left.plot(epochs, values, color=colour, linestyle=style, marker=marker, label=run.name)
+        left.axhline(run.steps[-1].most, color=MUTED, linewidth=0.8, linestyle=":")
+        moved = [100 * _or_nan(step.moved.all.value) for step in run.steps]
+        right.plot(epochs, moved, color=colour, linestyle=style, marker=marker, label=run.name)
+    how = "queries known by encoder token" if two_stage else "Li et al. 2022, section 3.1"
+    _dress(left, f"instability per image\n({how}; dotted: the most there can be)", "epoch")
+    _dress(right, "% of truths with another query\nthan one checkpoint before", "epoch")
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
+    return figure
+
+
+# ---- denoising ----
+
+
+def denoising_figure(denoising: DenoisingReport, shown: Sequence[Shown], categories: Categories) -> Figure:
+    """Noised truths and what the last layer made of them on one image; the averages by layer; the attention mask."""
+    figure = _figure(11.0, 3.6)
+    picture, curves, mask = figure.subplots(1, 3, gridspec_kw={"width_ratios": [1.2, 1, 1.1]})
+    pictures = {image.matching.image_id: image.picture for image in shown}
+    told = next((image for image in denoising.images if image.labels), None)
+    if told is None:
+        picture.set_axis_off()
+    else:
+        _draw_noised(picture, told, pictures[told.image_id])
+    layers = (denoising.summary.given, *denoising.summary.layers)
+    ticks = ["given", *(str(layer.layer + 1) for layer in layers[1:])]
+    series = {
+        "IoU with the truth": [layer.iou for layer in layers],
+        "class right": [layer.class_right for layer in layers],
+        "score, to rebuild": [layer.score_rebuilt for layer in layers],
+        "score, to refuse": [layer.score_refused for layer in layers],
+    }
+    for (name, values), (colour, style, marker) in zip(series.items(), LINES, strict=True):
+        if any(value is not None for value in values):
+            curves.plot(
+                range(len(layers)),
+                [_or_nan(v) for v in values],
+                color=colour,
+                linestyle=style,
+                marker=marker,
+                label=name,
+            )
+    _dress(curves, f"{denoising.summary.rebuilt} noised truths of the split (means)", "decoder layer")
+    curves.set_xticks(range(len(layers)), ticks)
+    curves.set_ylim(0, 1.02)
+    _draw_mask(mask, denoising.mask)
+    return figure
+
+
+def _draw_noised(axes: Axes, image: ImageDenoising, picture: Tensor) -> None:
+    size = (picture.shape[0], picture.shape[1])
+    axes.imshow(picture.numpy(), interpolation="nearest")
+    for box in image.boxes:
+        _box(axes, torch.tensor(box), size, "white", "--", 1.8)
+    first = [query for query in image.queries if query.group == 0 and query.part == "rebuild"][:MOST_NOISED]
+    for query in first:
+        _box(axes, torch.tensor(query.box), size, ORANGE, ":", 1.6)
+        _box(axes, torch.tensor(query.layers[-1].box), size, SKY, "-", 1.6)
+    axes.set_xlim(-0.5, size[1] - 0.5)
+    axes.set_ylim(size[0] - 0.5, -0.5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel("dashed: truth, dotted orange: given,\nsolid blue: rebuilt by the last layer", fontsize=8)
+    axes.set_title(f"image {image.image_id}, first group", fontsize=9, color=INK)
+
+
+def _draw_mask(axes: Axes, mask: Mask) -> None:
+    table = mask_table(mask)
+    axes.imshow(table, cmap=ListedColormap(["#f2f2f2", INK]), vmin=0, vmax=1, interpolation="nearest")
+    for edge in (
+        {mask.known, *range(mask.group, mask.known, mask.group)} if mask.known // mask.group <= 40 else {mask.known}
+    ):
+        axes.axhline(edge - 0.5, color=SKY, linewidth=0.6)
+        axes.axvline(edge - 0.5, color=SKY, linewidth=0.6)
+    axes.set_xlabel(
+        f"is looked at: {mask.known} noised in {mask.known // mask.group} groups, then {mask.own} own", fontsize=8
+    )
+    axes.set_ylabel("looks", fontsize=8)
+    axes.set_title("attention mask (dark: blocked)", fontsize=9, color=INK)
+    axes.tick_params(labelsize=7, colors=MUTED)
+
+
+def mask_table(mask: Mask) -> np.ndarray:
+    """(Q, Q) bool, True: blocked; the runs written out again."""
+    rows = []
+    for count, runs in mask.rows:
+        row = np.concatenate([np.full(length, index % 2 == 1) for index, length in enumerate(runs)])
+        rows += [row] * count
+    return np.stack(rows)
+
+
+# ---- all of them ----
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _cell_axes(axes: Axes) -> None:
+    axes.tick_params(labelsize=7, colors=INK, length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _dress(axes: Axes, title: str, below: str) -> None:
+    axes.set_title(title, fontsize=9, color=INK)
+    axes.set_xlabel(below, fontsize=8, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, colors=MUTED)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7.5, frameon=False)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=160)
+    return path

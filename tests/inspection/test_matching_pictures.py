@@ -1,0 +1,73 @@
+import torch
+from PIL import Image
+
+from detrctl.boxes import Cxcywh
+from detrctl.inspection.denoising import read_mask
+from detrctl.inspection.matching import match_batch, match_rows
+from detrctl.inspection.matching_pictures import cost_figure, draw_report, mask_table, shown_queries
+from detrctl.inspection.matching_report import MatchingReport, RunMatching, Shown, Weights
+from detrctl.inspection.split_matching import summarise
+from detrctl.losses.matcher import Matcher, probability_cost
+from detrctl.structures import Assignment, Categories, DetectorOutput, Known, Predictions, Targets, Tokens
+
+CATEGORIES = Categories(("cat", "dog"), (1, 2))
+MATCHER = Matcher(probability_cost, class_weight=1.0, l1=5.0, giou=2.0)
+
+
+def matching(queries=40):
+    generator = torch.Generator().manual_seed(0)
+    layers = tuple(
+        Predictions(
+            torch.randn(1, queries, 3, generator=generator),
+            Cxcywh(torch.rand(1, queries, 4, generator=generator) * 0.4 + 0.2),
+        )
+        for _ in range(2)
+    )
+    memory = Tokens(torch.zeros(1, 0, 4), torch.zeros(1, 0, 4), torch.zeros(1, 0).bool(), (), torch.ones(1))
+    boxes = torch.rand(3, 4, generator=generator) * 0.4 + 0.2
+    targets = [Targets(torch.tensor([0, 1, 0]), Cxcywh(boxes), 7)]
+    (image,) = match_batch(DetectorOutput(layers, memory), targets, torch.tensor([[48, 64]]), MATCHER, num_classes=2)
+    return image
+
+
+def report(image):
+    rows = match_rows(image, CATEGORIES)
+    split = summarise(rows, name="run", epoch=None, images=1, queries=len(image.identity))
+    shown = Shown(image, torch.zeros(48, 64, 3, dtype=torch.uint8))
+    runs = (RunMatching("run", (split,), ()),)
+    return MatchingReport("d", "val", CATEGORIES, Weights(1, 5, 2), runs, {"run": rows}, "run", (shown,), False)
+
+
+def test_heat_maps_show_the_cost_tables_numbers_of_every_layer():
+    image = matching()
+    columns = shown_queries(image)
+    panels = [axes for axes in cost_figure(image, CATEGORIES).axes if axes.images and axes.get_label() != "<colorbar>"]
+    assert len(panels) == 8
+    for index, layer in enumerate(image.layers):
+        drawn = torch.from_numpy(panels[4 * index + 3].images[0].get_array().filled().copy())
+        assert torch.equal(drawn, layer.costs.total[columns].T)
+
+
+def test_columns_hold_every_chosen_query_and_no_more_than_can_be_read():
+    image = matching()
+    columns = shown_queries(image)
+    assert columns == sorted(set(columns))
+    assert len(columns) == 24
+    assert {query for layer in image.layers for query in layer.matched.tolist()} <= set(columns)
+    assert shown_queries(matching(queries=4)) == [0, 1, 2, 3]
+
+
+def test_a_drawn_mask_is_the_mask():
+    blocked = torch.rand(9, 9, generator=torch.Generator().manual_seed(0)) > 0.5
+    nothing = torch.zeros(0, dtype=torch.int64)
+    mask = read_mask(blocked, Known(Assignment(nothing, nothing, nothing), 6, 2))
+    assert mask_table(mask).tolist() == blocked.tolist()
+
+
+def test_pictures_are_written_in_the_format_asked_for(tmp_path):
+    files = draw_report(report(matching()), tmp_path, "png")
+    assert [file.name for file in files] == ["layers.png", "image-7-costs.png", "image-7-layers.png"]
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.width > 400
+    assert b"<svg" in draw_report(report(matching()), tmp_path, "svg")[0].read_bytes()
