@@ -54,8 +54,15 @@ def show(
         bool, typer.Option("--resolved", help="Every field with its value, and where it was written.")
     ] = False,
     changes: Set = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Parameters and multiply-adds of its model instead, part by part.")
+    ] = False,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Of an image of so many pixels, with --cost.")] = "800x1066",
 ) -> None:
-    """Print a recipe as it was written, or with every field that it resolves to."""
+    """Print a recipe as it was written, or with every field that it resolves to, or what its model costs."""
+    if cost:
+        _show_cost(name, changes or [], _size_hw(size))
+        return
     if not resolved and not changes:
         render.say(find_recipe(name).read_text(encoding="utf-8").rstrip("\n"))
         return
@@ -70,6 +77,41 @@ def show(
 
     render.say(f"# {name}, every field; a comment says where a value was written, the others are defaults")
     render.say(dump_recipe(loaded.recipe, written).rstrip("\n"))
+
+
+def _size_hw(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
+    if found is None or min(sides := (int(found[1]), int(found[2]))) < 32:
+        raise DetrctlError(f"--size {text}: height and width in pixels are needed, from 32 on, such as 800x1066")
+    return sides
+
+
+def _show_cost(name: str, changes: list[str], size_hw: tuple[int, int]) -> None:
+    from detrctl.engine.cost import cost_of
+    from detrctl.recipe.load import load_recipe
+
+    cost = cost_of(load_recipe(name, changes).recipe, size_hw=size_hw)
+    rows = [
+        (part.name, f"{part.parameters / 1e6:.2f}", f"{part.trained / 1e6:.2f}", f"{part.multiply_adds / 1e9:.2f}")
+        for part in (*cost.parts, cost.total)
+    ]
+    render.table(("part", "million parameters", "trained", "billion multiply-adds"), rows)
+    render.say("")
+    height, width = size_hw
+    render.say(
+        f"Of one image of {height} x {width} pixels, with 91 columns of classes as published. Convolutions, matrix"
+    )
+    render.say("products and what deformable attention samples are counted; norms, activations and softmax are not.")
+    published = re.search(r"(\d+) GFLOPs", find_recipe(name).read_text(encoding="utf-8"))
+    if published and not changes:
+        off = cost.total.multiply_adds / 1e9 / float(published[1]) - 1
+        render.say(f"Published: {published[1]} G, from which this is {off:+.0%}. {_OTHER_SIZES}")
+
+
+_OTHER_SIZES = (
+    "Images differ: DETR's authors average over\n"
+    "some of COCO val, mostly larger ones than 800 x 1066; DINO's numbers are met at --size 800x1280."
+)
 
 
 @recipes.command()

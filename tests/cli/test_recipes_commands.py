@@ -127,3 +127,22 @@ def test_a_broken_recipe_is_one_report(capsys, folder):
     report += "bad.yaml:4: train.lr: found -1, expected a number above 0\n"
     assert failed(capsys, "show", "bad.yaml", "--resolved") == report
     assert failed(capsys, "diff", "base.yaml", "bad.yaml") == report
+
+
+def test_show_cost_counts_every_part_and_the_sum(capsys, folder):
+    lines = out(capsys, "show", "quickstart", "--cost", "--size", "96x128").splitlines()
+    assert lines[0].split() == ["part", "million", "parameters", "trained", "billion", "multiply-adds"]
+    rows = {line.split()[0]: [float(cell) for cell in line.split()[1:]] for line in lines[1 : lines.index("")]}
+    assert next(iter(rows)) == "backbone"
+    assert list(rows)[-1] == "total"
+    for column in range(3):
+        parts = [row[column] for name, row in rows.items() if name != "total"]
+        assert rows["total"][column] == pytest.approx(sum(parts), abs=0.03)
+    assert lines[-2].startswith("Of one image of 96 x 128 pixels")
+
+
+def test_show_cost_refuses_a_size_that_is_none(capsys, folder):
+    for size in ("800", "8x8", "0800x1066x3"):
+        assert failed(capsys, "show", "quickstart", "--cost", "--size", size) == (
+            f"--size {size}: height and width in pixels are needed, from 32 on, such as 800x1066\n"
+        )
