@@ -73,11 +73,19 @@ def _interpret(file: WeightFile, model: Any, hints: Mapping[str, Any]) -> Publis
         identity=identity,
         model=inferred if model is None else model,
         objective=objective,
-        categories=published_categories(identity.classes, huggingface.class_names(file.config)),
+        categories=published_categories(identity.classes, _class_names(file)),
         weights=weights,
         unused={**unused, **strange},
         notes=notes,
     )
+
+
+def _class_names(file: WeightFile) -> tuple[str, ...]:
+    """From a config.json, or from the arguments of a file that detrctl has written."""
+    written = file.arguments.get("class_names")
+    if isinstance(written, list) and all(isinstance(name, str) for name in written):
+        return tuple(written)
+    return huggingface.class_names(file.config)
 
 
 def _official(file: WeightFile) -> tuple[dict[str, Tensor], dict[str, Tensor], str, dict[str, Any]]:

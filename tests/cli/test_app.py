@@ -124,6 +124,7 @@ import sys
 from detrctl.cli.app import COMMANDS, find_spec, run
 names = [[name] for name, home, _ in COMMANDS if find_spec(home.split(":")[0])]
 names += [["recipes", name] for name in ("list", "show", "explain", "diff")]
+names += [["weights", name] for name in ("inspect", "convert", "list", "download")]
 heavy = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "pycocotools", "rich"}
 assert run(["--help"]) == 0
 assert not {*heavy, "pydantic", "yaml"} & set(sys.modules)
@@ -137,6 +138,7 @@ for name in names:
 
 COMMANDS_HERE = [[name] for name, home, _ in COMMANDS if find_spec(home.split(":")[0])]
 SUBCOMMANDS = [["recipes", name] for name in ("list", "show", "explain", "diff")]
+SUBCOMMANDS += [["weights", name] for name in ("inspect", "convert", "list", "download")]
 
 
 @pytest.mark.parametrize("command", [[], *COMMANDS_HERE, *SUBCOMMANDS], ids=" ".join)
