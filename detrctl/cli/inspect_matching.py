@@ -1,6 +1,5 @@
 """`detrctl inspect-matching`: which query meets which object, at what price, and how steadily."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,13 +98,16 @@ def _look(
 
 
 def write(report: "MatchingReport", folder: Path, *, picture_format: str | None) -> list[Path]:
-    """matching.json and matching.csv, and the pictures."""
-    from detrctl.inspection.matching_report import as_json, write_csv
+    """The numbers as JSON and CSV, the page, which holds the same JSON, and the pictures."""
+    from detrctl.inspection.matching_report import write_csv
+    from detrctl.inspection.report import compact, fitting_json
 
-    json_file, csv_file = folder / "matching.json", folder / "matching.csv"
-    json_file.write_text(json.dumps(as_json(report), separators=(",", ":")) + "\n", encoding="utf-8")
+    json_file, csv_file, page_file = (folder / name for name in ("matching.json", "matching.csv", "report.html"))
+    content, page = fitting_json(report)
+    json_file.write_text(compact(content) + "\n", encoding="utf-8")
     write_csv(report.rows, csv_file)
-    files = [json_file, csv_file]
+    page_file.write_text(page, encoding="utf-8")
+    files = [json_file, csv_file, page_file]
     if picture_format is not None:
         from detrctl.inspection.matching_pictures import draw_report
 

@@ -1,0 +1,168 @@
+import json
+import re
+
+import pytest
+import torch
+
+from detrctl.boxes import Cxcywh
+from detrctl.inspection.instability import between_checkpoints
+from detrctl.inspection.matching import match_batch, match_rows
+from detrctl.inspection.matching_report import MatchingReport, RunMatching, Shown, Weights, as_json
+from detrctl.inspection.report import LARGEST, fitting_json, make_page, picture_urls
+from detrctl.inspection.split_matching import summarise
+from detrctl.losses.matcher import Matcher, focal_cost
+from detrctl.structures import Categories, DetectorOutput, Predictions, Targets, Tokens
+from tests.inspection.browser import Page, find_browser
+
+CATEGORIES = Categories(("cat</script>", "<b>dog</b>"), (1, 2))
+MATCHER = Matcher(focal_cost(alpha=0.25, gamma=2.0), class_weight=2.0, l1=5.0, giou=2.0)
+LAYERS = 3
+
+
+def a_report(*, images=2, truths=4, queries=40, side=(96, 128)):
+    """Of random predictions that differ from layer to layer."""
+    generator = torch.Generator().manual_seed(0)
+
+    def boxes(*shape):
+        return Cxcywh(torch.rand(*shape, 4, generator=generator) * 0.4 + 0.2)
+
+    layers = tuple(
+        Predictions(torch.randn(images, queries, 2, generator=generator), boxes(images, queries)) for _ in range(LAYERS)
+    )
+    memory = Tokens(torch.zeros(1, 0, 4), torch.zeros(1, 0, 4), torch.zeros(1, 0).bool(), (), torch.ones(1))
+    targets = [Targets(torch.randint(2, (truths,), generator=generator), boxes(truths), 30 + i) for i in range(images)]
+    sizes = torch.tensor([side]).expand(images, -1)
+    matched = match_batch(DetectorOutput(layers, memory), targets, sizes, MATCHER, num_classes=2)
+    rows = [row for image in matched for row in match_rows(image, CATEGORIES)]
+    noise = torch.randint(0, 256, (*side, 3), dtype=torch.uint8, generator=generator)
+    split = summarise(rows, name="run", epoch=None, images=images, queries=queries)
+    step = between_checkpoints(rows, rows, names=("a", "b"), epochs=1, images=images)
+    shown = tuple(Shown(image, noise) for image in matched)
+    runs = (RunMatching("run", (split, split), (step,)),)
+    return MatchingReport("d", "val", CATEGORIES, Weights(2, 5, 2), runs, {"run": rows}, "run", shown, False)
+
+
+def embedded(page, name):
+    return json.loads(re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_the_page_holds_the_json_itself_and_asks_for_nothing_outside():
+    content, page = fitting_json(a_report())
+    assert embedded(page, "data") == json.loads(json.dumps(content))
+    assert len(embedded(page, "pictures")) == 2
+    assert "default-src 'none'" in page
+    assert set(re.findall(r"https?://[^\"'\s]+", page)) == {"http://www.w3.org/2000/svg"}  # a namespace, not an address
+    assert not re.search(r"<script[^>]+src=|<link|@import|url\(", page)
+
+
+def test_a_page_of_20_crowded_images_is_under_5_mb_with_fewer_queries_listed_if_need_be():
+    report = a_report(images=20, truths=60, queries=300, side=(480, 640))
+    content, page = fitting_json(report)
+    assert len(page.encode()) < LARGEST
+    assert content["cheapest"] < 30
+    assert as_json(report)["cheapest"] == 30
+    for image in content["images"]:
+        for layer in image["layers"]:
+            assert all(str(truth["query"]) in layer["queries"] for truth in layer["truths"])
+
+
+# ---- in a real browser ----
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    browser = find_browser()
+    if browser is None:
+        pytest.skip("no Chromium is installed here, so the page was not opened in a browser")
+    report = a_report()
+    content = as_json(report)
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    file.write_text(make_page(content, picture_urls(report.shown)), encoding="utf-8")
+    with Page(browser, file.as_uri()) as page:
+        yield page, content
+
+
+def highlighted(page):
+    """(layer, truth, query) that the page shows as chosen: in words, in the picture, in the table of costs."""
+    return page.run(
+        """(() => {
+        const detail = document.getElementById('detail').dataset;
+        const group = document.querySelector('.truth-group.chosen');
+        const row = document.querySelector('#costs tr.is-match');
+        const line = document.querySelector('#truths tr.chosen');
+        return {
+            layer: Number(detail.layer),
+            truths: [detail.truth, group.dataset.truth, line.dataset.truth].map(Number),
+            queries: [detail.query, group.querySelector('.pair').dataset.query, row.dataset.query].map(Number),
+            runner: Number(document.querySelector('#overlay .runner').dataset.query),
+        }; })()"""
+    )
+
+
+def test_after_the_slider_moves_and_a_truth_is_focused_the_pair_is_the_jsons_for_that_layer(made):
+    page, content = made
+    page.run("document.getElementById('layer').focus()")
+    for press in range(LAYERS):
+        layer = LAYERS - 1 - press
+        for truth, told in enumerate(content["images"][0]["layers"][layer]["truths"]):
+            page.run(f"document.querySelector('.truth-group[data-truth=\"{truth}\"]').focus()")
+            assert highlighted(page) == {
+                "layer": layer,
+                "truths": [truth] * 3,
+                "queries": [told["query"]] * 3,
+                "runner": told["runner_up"],
+            }
+        page.run("document.getElementById('layer').focus()")
+        page.press("ArrowLeft")
+    page.run("document.getElementById('layer').focus()")
+    for _ in range(LAYERS):
+        page.press("ArrowRight")
+    assert highlighted(page)["layer"] == LAYERS - 1
+    assert page.errors == []
+
+
+def test_a_truth_and_a_query_are_also_chosen_by_pointing_at_their_rows(made):
+    page, content = made
+    page.hover("#truths tbody tr:nth-child(3)")
+    told = content["images"][0]["layers"][LAYERS - 1]["truths"][2]
+    assert highlighted(page)["queries"] == [told["query"]] * 3
+    page.hover("#costs tbody tr:nth-child(5)")
+    query = told["table"][4][0]
+    assert page.run("Number(document.querySelector('#overlay .query').dataset.query)") == query
+    assert page.errors == []
+
+
+def test_a_click_on_a_column_sorts_up_and_another_down(made):
+    page, content = made
+    page.run("document.querySelector('.truth-group[data-truth=\"1\"]').focus()")
+    table = content["images"][0]["layers"][LAYERS - 1]["truths"][1]["table"]
+    shown = "[...document.querySelectorAll('#costs tbody tr')].map(row => Number(row.dataset.query))"
+    assert page.run(shown) == [row[0] for row in table]
+    click = "document.querySelector('#costs thead th:nth-child(4) button').click()"
+    page.run(click)
+    assert page.run(shown) == [row[0] for row in sorted(table, key=lambda row: row[2])]
+    assert page.run("document.querySelector('#costs th:nth-child(4)').getAttribute('aria-sort')") == "ascending"
+    page.run(click)
+    assert page.run(shown) == [row[0] for row in sorted(table, key=lambda row: -row[2])]
+    assert page.errors == []
+
+
+def test_everything_that_can_be_focused_has_a_name_and_class_names_are_only_text(made):
+    page, content = made
+    unnamed = page.run(
+        """[...document.querySelectorAll('[tabindex], button, select, input')].filter(e => !(
+            e.getAttribute('aria-label') || e.textContent.trim() || e.closest('label'))).length"""
+    )
+    assert unnamed == 0
+    assert page.run("document.querySelectorAll('main b').length") == 0
+    names = [CATEGORIES.names[truth["label"]] for truth in content["images"][0]["truths"]]
+    assert page.run("[...document.querySelectorAll('#truths td:nth-child(2)')].map(cell => cell.textContent)") == names
+
+
+def test_another_image_is_shown_from_its_last_layer(made):
+    page, content = made
+    page.run(
+        "(() => { const e = document.getElementById('image'); e.value = 1; e.dispatchEvent(new Event('change')); })()"
+    )
+    assert highlighted(page)["queries"] == [content["images"][1]["layers"][LAYERS - 1]["truths"][0]["query"]] * 3
+    assert page.errors == []
