@@ -150,31 +150,47 @@ def residual(model: schema.Deformable) -> Callable[[], nn.Module]:
 def build_deformable_heads(model: schema.DeformableModel, num_classes: int) -> Heads:
     """One pair of heads, or one per layer; of these only the first one proposes sizes, if nothing else does."""
     size = 0.0 if model.query_source == "proposals" else SIZE_BIAS
-    if model.prediction_heads == "shared":
+    class_head = build_class_heads(model, num_classes)
+    if has_own_boxes(model):
         return Heads(
-            class_head=build_prior_class_head(model, num_classes),
-            box_head=build_moving_box_head(model, size_bias=size if model.reference == "fixed" else 0.0),
+            class_head=class_head,
+            box_head=PerLayer(
+                build_moving_box_head(model, size_bias=size if layer == 0 else 0.0)
+                for layer in range(model.decoder_layers)
+            ),
         )
-    count = range(model.decoder_layers)
-    return Heads(
-        class_head=PerLayer(build_prior_class_head(model, num_classes) for _ in count),
-        box_head=PerLayer(build_moving_box_head(model, size_bias=size if layer == 0 else 0.0) for layer in count),
-    )
+    only = build_moving_box_head(model, size_bias=size if model.reference == "fixed" else 0.0)
+    return Heads(class_head=class_head, box_head=only)
+
+
+def build_class_heads(model: schema.Deformable, num_classes: int) -> nn.Module:
+    """One for all decoder layers, or one each."""
+    if not has_own_classes(model):
+        return build_prior_class_head(model, num_classes)
+    return PerLayer(build_prior_class_head(model, num_classes) for _ in range(model.decoder_layers))
+
+
+def has_own_classes(model: schema.Deformable) -> bool:
+    """Whether every decoder layer has a class head of its own."""
+    return model.prediction_heads in ("per_layer", "class_per_layer")
+
+
+def has_own_boxes(model: schema.Deformable) -> bool:
+    """Whether every decoder layer has a box head of its own."""
+    return model.prediction_heads in ("per_layer", "box_per_layer")
 
 
 def build_moving_heads(model: schema.Deformable, num_classes: int) -> Heads:
     """One pair of heads, or one per layer, that start by leaving boxes where they are."""
-    if model.prediction_heads == "shared":
-        return Heads(class_head=build_prior_class_head(model, num_classes), box_head=build_moving_box_head(model))
-    count = range(model.decoder_layers)
-    return Heads(
-        class_head=PerLayer(build_prior_class_head(model, num_classes) for _ in count),
-        box_head=PerLayer(build_moving_box_head(model) for _ in count),
-    )
+    class_head = build_class_heads(model, num_classes)
+    if not has_own_boxes(model):
+        return Heads(class_head=class_head, box_head=build_moving_box_head(model))
+    boxes = PerLayer(build_moving_box_head(model) for _ in range(model.decoder_layers))
+    return Heads(class_head=class_head, box_head=boxes)
 
 
 def class_head_places(model: schema.Deformable) -> list[str]:
-    if model.prediction_heads == "shared":
+    if not has_own_classes(model):
         return ["decoder.heads.class_head"]
     return [f"decoder.heads.class_head.{layer}" for layer in range(model.decoder_layers)]
 

@@ -36,11 +36,16 @@ def dino(model: schema.DinoModel, objective: schema.FocalObjective, num_classes:
     proposals = build_proposals(model, num_classes, best_class)
     init_deformable(encoder, layers)
     init_transformer(places, proposals.project)
+    heads = build_moving_heads(model, num_classes)
+    if model.proposal_heads in ("decoder_class", "decoder"):
+        proposals.class_head = heads.class_head
+    if model.proposal_heads in ("decoder_box", "decoder"):
+        proposals.box_head = heads.box_head
     decoder = Decoder(
         layers=layers,
         norm=nn.LayerNorm(model.width),
         places=places,
-        heads=build_moving_heads(model, num_classes),
+        heads=heads,
         reference=REFERENCES[model.reference](eps=EPS),
     )
     class_heads = head_rows(model, num_classes, *class_head_places(model), "queries.proposals.class_head")

@@ -114,6 +114,15 @@ def _dilation_stages(dilation: bool, stages: list[int]) -> str | None:
     )
 
 
+def _proposals_share(proposal_heads: str, prediction_heads: str) -> str | None:
+    if proposal_heads == "own" or prediction_heads == "shared":
+        return None
+    return (
+        f"found proposal_heads {proposal_heads} with prediction_heads {prediction_heads}, so whose is not said; "
+        "proposal_heads own or prediction_heads shared would do"
+    )
+
+
 def _groups_are_learned(query_groups: int, query_source: str) -> str | None:
     if query_groups == 1 or query_source == "learned":
         return None
@@ -287,6 +296,7 @@ RULES = (
     Rule((f"{BACKBONE}.stages",), _stages_ascend),
     Rule((f"{BACKBONE}.norm", f"{BACKBONE}.name"), _norm_network),
     Rule((f"{BACKBONE}.drop_path", f"{BACKBONE}.name"), _drop_path_network),
+    Rule(("model.proposal_heads", "model.prediction_heads"), _proposals_share),
     Rule(("model.query_groups", "model.query_source"), _groups_are_learned),
     Rule((f"{BACKBONE}.options", f"{BACKBONE}.name"), _options_need_own_backbone),
     Rule((f"{BACKBONE}.norm", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_norm, Level.START),

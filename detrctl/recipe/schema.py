@@ -230,8 +230,10 @@ class Deformable(TopPairs):
         description="What a layer's box is measured from: the query's first point or box, the box of the layer before "
         "(iterative refinement), or that box with its gradient (look forward twice).",
     )
-    prediction_heads: Literal["shared", "per_layer"] = Field(
-        "shared", description="One class head and box head for all decoder layers, or one each (published if refined)."
+    prediction_heads: Literal["shared", "per_layer", "class_per_layer", "box_per_layer"] = Field(
+        "shared",
+        description="One class head and box head for all decoder layers, or one each (published if refined), or one "
+        "each of only one kind.",
     )
 
 
@@ -263,8 +265,10 @@ class DabDeformableModel(Deformable):
         description="What a layer's box is measured from: the query's first box, the box of the layer before "
         "(iterative refinement, published), or that box with its gradient (look forward twice).",
     )
-    prediction_heads: Literal["shared", "per_layer"] = Field(
-        "per_layer", description="One class head and box head for all decoder layers, or one each (published)."
+    prediction_heads: Literal["shared", "per_layer", "class_per_layer", "box_per_layer"] = Field(
+        "per_layer",
+        description="One class head and box head for all decoder layers, or one each (published), or one each of only "
+        "one kind.",
     )
     detections: int = Field(
         300, ge=1, le=10000, description="How many of the best pairs of query and class are detections."
@@ -304,6 +308,11 @@ class DinoModel(Deformable):
     )
     detections: int = Field(
         300, ge=1, le=10000, description="How many of the best pairs of query and class are detections."
+    )
+    proposal_heads: Literal["own", "decoder_class", "decoder_box", "decoder"] = Field(
+        "own",
+        description="What reads classes and boxes off the encoder's proposals: heads of their own (published), or the "
+        "decoder's class head, box head or both, which prediction_heads has to share.",
     )
     denoising: ContrastiveDenoising = Field(
         ContrastiveDenoising(), description="Noised truths as further queries in training."

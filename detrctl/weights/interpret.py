@@ -123,10 +123,24 @@ def _from_model(model: Any) -> dict[str, Any]:
 
 
 def _sharing(identity: Identity, official: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Whether DINO's layers share their heads, which only values tell: files list one head per layer either way."""
+    """Whether DINO's layers and its encoder share heads, which only values tell: files list all of them either way."""
     if identity.project != "dino":
         return {}
-    return {f"dec_pred_{kind}_embed_share": _is_shared(f"{kind}_embed.", official) for kind in ("class", "bbox")}
+    shared = {kind: _is_shared(f"{kind}_embed.", official) for kind in ("class", "bbox")}
+    layers = {f"dec_pred_{kind}_embed_share": value for kind, value in shared.items()}
+    # The official code shares the encoder's only where all layers share theirs.
+    encoder = {
+        f"two_stage_{kind}_embed_share": all(shared.values()) and _is_encoders(kind, official) for kind in shared
+    }
+    return {**layers, **encoder}
+
+
+def _is_encoders(kind: str, official: Mapping[str, Tensor]) -> bool:
+    stem = f"transformer.enc_out_{kind}_embed."
+    heads = {name: value for name, value in official.items() if name.startswith(stem)}
+    return all(
+        torch.equal(value, official[f"{kind}_embed.0.{name.removeprefix(stem)}"]) for name, value in heads.items()
+    )
 
 
 def _is_shared(stem: str, official: Mapping[str, Tensor]) -> bool:

@@ -156,7 +156,7 @@ def deformable_sections(arguments: Mapping[str, Any]) -> tuple[DeformableModel, 
 def deformable_names(model: DeformableModel) -> Table:
     return deformable_table(
         layers=model.decoder_layers,
-        per_layer=model.prediction_heads == "per_layer",
+        per_layer=model.prediction_heads == "per_layer",  # mixed heads have no official names
         two_stage=model.query_source == "proposals",
     )
 
@@ -185,7 +185,10 @@ def dino_sections(arguments: Mapping[str, Any]) -> tuple[DinoModel, FocalObjecti
         encoder_points=arguments["enc_n_points"],
         decoder_points=arguments["dec_n_points"],
         reference="refined" if arguments["use_detached_boxes_dec_out"] else "refined_twice",
-        prediction_heads="shared" if arguments["dec_pred_class_embed_share"] else "per_layer",
+        prediction_heads=_HEADS[arguments["dec_pred_class_embed_share"], arguments["dec_pred_bbox_embed_share"]],
+        proposal_heads=_PROPOSAL_HEADS[
+            arguments.get("two_stage_class_embed_share", False), arguments.get("two_stage_bbox_embed_share", False)
+        ],
         detections=arguments["num_select"],
         denoising=ContrastiveDenoising(
             copies=arguments["dn_number"] if arguments["use_dn"] else 0,
@@ -197,5 +200,22 @@ def dino_sections(arguments: Mapping[str, Any]) -> tuple[DinoModel, FocalObjecti
 
 
 def dino_names(model: DinoModel) -> Table:
-    per_layer = model.prediction_heads == "per_layer"
-    return dino_table(per_layer_class=per_layer, per_layer_box=per_layer)
+    return dino_table(
+        per_layer_class=model.prediction_heads in ("per_layer", "class_per_layer"),
+        per_layer_box=model.prediction_heads in ("per_layer", "box_per_layer"),
+    )
+
+
+_HEADS: dict[tuple[bool, bool], Any] = {
+    (True, True): "shared",
+    (False, False): "per_layer",
+    (False, True): "class_per_layer",
+    (True, False): "box_per_layer",
+}
+_PROPOSAL_HEADS: dict[tuple[bool, bool], Any] = {
+    (False, False): "own",
+    (True, False): "decoder_class",
+    (False, True): "decoder_box",
+    (True, True): "decoder",
+}
+"""By whether class heads and box heads are shared."""

@@ -37,6 +37,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dab-deformable": {"family": "dab_deformable"},
     "dn-deformable": {"family": "dab_deformable", "denoising": {"kind": "grouped"}},
     "dino": {"family": "dino", "reference": "refined_twice"},
+    "dino, boxes by layer": {"family": "dino", "prediction_heads": "box_per_layer"},
+    "dino, one pair of heads": {"family": "dino", "proposal_heads": "decoder"},
     "dino 5-scale": {
         "family": "dino",
         "backbone": BACKBONE | {"stages": [2, 3, 4, 5]},

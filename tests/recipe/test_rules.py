@@ -9,6 +9,12 @@ PRETRAINED = "model.backbone.weights=imagenet"
 
 ERRORS = [
     (
+        ["model.family=dino", "model.prediction_heads=per_layer", "model.proposal_heads=decoder"],
+        "model.proposal_heads: found proposal_heads decoder with prediction_heads per_layer, so whose is not said; "
+        "proposal_heads own or prediction_heads shared would do",
+        ["model.proposal_heads=own"],
+    ),
+    (
         ["model.heads=7"],
         "model.heads: found heads 7 with width 256, a remainder stays; heads 4 or width 259 would do",
         ["model.heads=4"],

@@ -36,6 +36,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "dn": {"family": "dab", "denoising": {"kind": "grouped"}},
     "dino": {"family": "dino", "queries": 9},
+    "dino, classes by layer": {"family": "dino", "queries": 9, "prediction_heads": "class_per_layer"},
+    "dino, boxes by layer": {"family": "dino", "queries": 9, "prediction_heads": "box_per_layer"},
+    "dino, heads by layer": {"family": "dino", "queries": 9, "prediction_heads": "per_layer"},
+    "dino, one class head": {"family": "dino", "queries": 9, "proposal_heads": "decoder_class"},
+    "dino, one box head": {"family": "dino", "queries": 9, "proposal_heads": "decoder_box"},
+    "dino, one pair of heads": {"family": "dino", "queries": 9, "proposal_heads": "decoder"},
     "dino 5-scale": {"family": "dino", "queries": 9, "backbone": BACKBONE | {"stages": [2, 3, 4, 5]}},
 }
 HUGGING = [name for name in VARIANTS if not name.startswith("d") or name in ("detr", "dab", "deformable")]
