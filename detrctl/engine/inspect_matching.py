@@ -21,7 +21,7 @@ from detrctl.engine.build import (
     require_trust,
     with_data,
 )
-from detrctl.engine.checkpoint import Checkpoint, find_checkpoint
+from detrctl.engine.checkpoint import BEST, Checkpoint, find_checkpoint
 from detrctl.engine.distributed import Alone, choose_device
 from detrctl.engine.evaluate import match_categories, on_device
 from detrctl.engine.open_weights import open_weights
@@ -53,7 +53,9 @@ class Source:
 
     @property
     def name(self) -> str:
-        return self.run if self.epoch is None else f"{self.run} epoch {self.epoch}"
+        if self.epoch is not None:
+            return f"{self.run} epoch {self.epoch}"
+        return self.run if self.path is None or self.path.name == BEST else f"{self.run} {self.path.stem}"
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def find_sources(ckpts: Sequence[Path | None], recipe: str | None) -> list[list[
             runs.setdefault(folder, []).append(Source("", _epoch(path), path))
     names = _names(list(runs))
     return [
-        [_named(source, name) for source in _ordered(found)] for name, found in zip(names, runs.values(), strict=True)
+        [replace(source, run=name) for source in _ordered(found)]
+        for name, found in zip(names, runs.values(), strict=True)
     ]
 
 
@@ -207,12 +210,6 @@ def _names(folders: Sequence[Path]) -> list[str]:
     """The folders' names, longer where two are called alike."""
     short = [folder.name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-
-
-def _named(source: Source, run: str) -> Source:
-    assert source.path is not None
-    alone = source.epoch is not None or source.path.name == "best.pt"
-    return replace(source, run=run if alone else f"{run} {source.path.stem}")
 
 
 def _open(source: Source, recipe: str | None, wish: Wish, *, same: _Opened | None) -> _Opened:

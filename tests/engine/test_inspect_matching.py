@@ -174,3 +174,4 @@ def test_files_of_one_folder_are_one_run_in_the_order_given(tmp_path, data):
     run = save_run(tmp_path / "run", data, "detr", ("best.pt", "last.pt"))
     ((first, second),) = find_sources([run / "checkpoints" / "last.pt", run / "checkpoints" / "best.pt"], None)
     assert (first.name, second.name) == ("run last", "run")
+    assert (first.run, second.run) == ("run", "run")
