@@ -207,7 +207,7 @@ def _tell_steps(run: "RunMatching", *, two_stage: bool) -> None:
     if not run.steps:
         return
     render.say("")
-    render.say(f"{run.name}: instability between checkpoints (Li et al. 2022, section 3.1)")
+    render.say(f"{run.title}: instability (Li et al. 2022, 3.1)")
     rows = [
         (
             step.after.removeprefix(f"{run.name} "),
@@ -256,6 +256,10 @@ def _tell_sentences(report: "MatchingReport") -> None:
 
     main = report.main
     render.say("")
+    if len(curves := [run for run in report.runs if run.steps]) > 1:
+        render.say("Mean instability over these checkpoints, queries known by token:")
+        for run in curves:
+            render.say(f"  {run.mean_instability:.2f}  {run.title}, {counted(len(run.steps), 'step')}")
     if main.unmatched:
         render.say(f"{counted(main.unmatched, 'truth')} got no query: the image holds more than there are queries.")
     never = len(main.use.never)

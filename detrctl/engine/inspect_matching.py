@@ -34,6 +34,7 @@ from detrctl.inspection.matching import MatchRow, match_batch, match_rows
 from detrctl.inspection.matching_report import DenoisingReport, MatchingReport, RunMatching, Shown, Weights
 from detrctl.inspection.split_matching import SplitMatching, summarise
 from detrctl.losses.criterion import Criterion
+from detrctl.model.denoising import NoDenoising
 from detrctl.recipe.load import load_recipe
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Batch, Categories, ImageBatch, Targets
@@ -93,6 +94,7 @@ class _Looked:
     shown: tuple[Shown, ...]
     image_ids: tuple[int, ...]
     two_stage: bool
+    denoises: bool
     denoising: DenoisingReport | None
 
 
@@ -158,7 +160,7 @@ def _run(name: str, looks: Sequence[_Looked]) -> RunMatching:
         )
         for before, after in pairwise(looks)
     ]
-    return RunMatching(name, tuple(look.summary for look in looks), tuple(steps))
+    return RunMatching(name, tuple(look.summary for look in looks), tuple(steps), looks[-1].denoises)
 
 
 def _apart(before: int | None, after: int | None) -> int | None:
@@ -307,6 +309,7 @@ def _look(opened: _Opened, source: Source, wish: Wish, *, in_detail: bool, on_im
         tuple(details),
         tuple(ids),
         two_stage,
+        not isinstance(network.denoising, NoDenoising),
         denoising,
     )
 

@@ -232,10 +232,10 @@ def curve_figure(runs: Sequence[RunMatching], *, two_stage: bool) -> Figure:
         splits = run.checkpoints[1:]
         epochs = [split.epoch if split.epoch is not None else place for place, split in enumerate(splits, 2)]
         values = [step.by_token if two_stage else step.instability for step in run.steps]
-        left.plot(epochs, values, color=colour, linestyle=style, marker=marker, label=run.name)
+        left.plot(epochs, values, color=colour, linestyle=style, marker=marker, label=run.title)
         left.axhline(run.steps[-1].most, color=MUTED, linewidth=0.8, linestyle=":")
         moved = [100 * _or_nan(step.moved.all.value) for step in run.steps]
-        right.plot(epochs, moved, color=colour, linestyle=style, marker=marker, label=run.name)
+        right.plot(epochs, moved, color=colour, linestyle=style, marker=marker, label=run.title)
     how = "queries known by encoder token" if two_stage else "Li et al. 2022, section 3.1"
     _dress(left, f"instability per image\n({how}; dotted: the most there can be)", "epoch")
     _dress(right, "% of truths with another query\nthan one checkpoint before", "epoch")

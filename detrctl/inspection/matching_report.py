@@ -46,11 +46,24 @@ class Weights:
 
 @dataclass(frozen=True)
 class RunMatching:
-    """The checkpoints of one run in the order of training, and the steps between neighbours."""
+    """The checkpoints of one run in the order of training, and the steps between neighbours.
+
+    `denoising`: whether the model learns to put noised truths right.
+    """
 
     name: str
     checkpoints: tuple[SplitMatching, ...]
     steps: tuple[Step, ...]
+    denoising: bool = False
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {'with' if self.denoising else 'without'} denoising"
+
+    @property
+    def mean_instability(self) -> float:
+        """Of its steps, queries known by token, which is the slot where there is no second stage."""
+        return sum(step.by_token for step in self.steps) / len(self.steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +139,7 @@ def _run(run: RunMatching) -> dict[str, Any]:
 
     return {
         "name": run.name,
+        "denoising": run.denoising,
         "checkpoints": [checkpoint(split) for split in run.checkpoints],
         "steps": [asdict(step) for step in run.steps],
     }

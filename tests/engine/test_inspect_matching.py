@@ -123,7 +123,8 @@ def test_two_runs_are_put_side_by_side_and_the_same_checkpoint_twice_moves_nothi
     )
     without = save_run(tmp_path / "without", data, "dab", ("epoch-0001.pt", "epoch-0002.pt"))
     report = look(with_denoising, without)
-    assert [run.name for run in report.runs] == ["with", "without"]
+    assert [run.title for run in report.runs] == ["with, with denoising", "without, without denoising"]
+    assert [run.mean_instability for run in report.runs] == [run.steps[0].instability for run in report.runs]
     still, moving = (run.steps[0] for run in report.runs)
     assert (still.instability, still.moved.all.changed, still.most) == (0, 0, 10 / 4)
     assert moving.instability > 0

@@ -304,7 +304,7 @@
   }
 
   function tellSteps() {
-    const steps = data.runs.flatMap((run) => run.steps.map((step) => ({ run: run.name, ...step })));
+    const steps = data.runs.flatMap((run) => run.steps.map((step) => ({ run: `${run.name}, ${run.denoising ? "with" : "without"} denoising`, ...step })));
     if (!steps.length) return;
     byId("steps-section").hidden = false;
     const columns = [
