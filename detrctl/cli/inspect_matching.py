@@ -159,6 +159,26 @@ def _tell_image(report: "MatchingReport") -> None:
     render.table(columns, [_truth_cells(row) for row in rows])
     render.say("next: the query that answers if the pair is forbidden;")
     render.say("margin: what the whole matching costs more then")
+    _tell_queries_by_layer(report.rows[report.shown_of])
+
+
+def _tell_queries_by_layer(rows: Sequence["MatchRow"]) -> None:
+    """Which query each truth has in every layer, and with what margin."""
+    from detrctl.cli import render
+
+    depth = 1 + max(row.layer for row in rows)
+    if depth == 1:
+        return
+    by_truth = [[row for row in rows if row.truth == truth] for truth in sorted({row.truth for row in rows})]
+    render.say("")
+    render.say("query, and margin in brackets, by decoder layer:")
+    render.table(
+        ("truth", *(str(layer + 1) for layer in range(depth))),
+        [
+            (str(found[0].truth), *(f"{query_name(row.query)} ({number(row.margin)})" for row in found))
+            for found in by_truth
+        ],
+    )
 
 
 def _truth_cells(row: "MatchRow") -> tuple[str, ...]:
@@ -237,6 +257,7 @@ def _tell_denoising(report: "MatchingReport") -> None:
     render.say(
         f"denoising: {counted(summary.rebuilt, 'noised truth')} to rebuild"
         + (f", {summary.refused} to refuse" if summary.refused else "")
+        + f", on {counted(summary.images, 'image')}"
     )
     rows = [
         (

@@ -43,6 +43,9 @@ KEPT = re.compile(r"epoch-(\d+)\.pt")
 SHOWN = 8
 """Images told in detail, by default; the statistics are of all."""
 
+DENOISED = 200
+"""At most about so many images are denoised: each has hundreds of noised queries, which are all kept."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -286,7 +289,7 @@ def _look(opened: _Opened, source: Source, wish: Wish, *, in_detail: bool, on_im
             ids.append(image.image_id)
             if in_detail and len(details) < wish.shown:
                 details.append(Shown(image, _picture(images, i)))
-        if in_detail and (told := _denoise(network, images, targets, opened)) is not None:
+        if in_detail and len(noised) < DENOISED and (told := _denoise(network, images, targets, opened)) is not None:
             noised += told[0]
             mask = mask or told[1]
         on_images(len(ids))
