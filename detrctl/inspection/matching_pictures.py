@@ -1,7 +1,4 @@
-"""Pictures of matchings, drawn from the structs that the JSON is made of. G truths, L decoder layers.
-
-Colours are Okabe and Ito's or an even scale; what a colour says, a line's style or a label says as well.
-"""
+"""Pictures of matchings, drawn from the structs that the JSON is made of. G truths, L decoder layers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,24 +6,31 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from detrctl.inspection.denoising import ImageDenoising, Mask
 from detrctl.inspection.matching import NOBODY, SIZES, ImageMatching
 from detrctl.inspection.matching_report import DenoisingReport, MatchingReport, RunMatching, Shown, listed_queries
 from detrctl.inspection.split_matching import SplitMatching
+from detrctl.inspection.style import (
+    INK,
+    LINES,
+    MUTED,
+    ORANGE,
+    SKY,
+    cell_axes,
+    draw_box,
+    dress,
+    image_axes,
+    label_box,
+    new_figure,
+    or_nan,
+    save,
+)
 from detrctl.structures import Categories
 
-INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
-BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
-"""Of Okabe and Ito's palette."""
-
-LINES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
 PARTS = (("class_cost", "class"), ("l1", "L1"), ("giou", "GIoU"), ("total", "weighted sum"))
 MOST_COLUMNS = 24
 """Queries in a heat map; more could not be read."""
@@ -48,7 +52,7 @@ def draw_report(report: MatchingReport, folder: Path, file_format: str) -> list[
             figures[f"{name}-layers"] = layers_figure(shown, report.categories)
     if report.denoising is not None:
         figures["denoising"] = denoising_figure(report.denoising, report.shown, report.categories)
-    return [_save(figure, folder / f"{name}.{file_format}") for name, figure in figures.items()]
+    return [save(figure, folder / f"{name}.{file_format}") for name, figure in figures.items()]
 
 
 # ---- one image ----
@@ -59,7 +63,7 @@ def cost_figure(image: ImageMatching, categories: Categories) -> Figure:
     columns = shown_queries(image)
     depth, truths = len(image.layers), len(image.labels)
     cells = 0.16 * len(columns) + 0.5
-    figure = _figure(4 * cells + 1.6, depth * (0.2 * truths + 0.45) + 1.1)
+    figure = new_figure(4 * cells + 1.6, depth * (0.2 * truths + 0.45) + 1.1)
     grid = figure.subplots(depth, len(PARTS), squeeze=False, sharex=True, sharey=True)
     for column, (part, title) in enumerate(PARTS):
         tables = [getattr(layer.costs, part)[columns].T.numpy() for layer in image.layers]
@@ -69,7 +73,7 @@ def cost_figure(image: ImageMatching, categories: Categories) -> Figure:
             drawn = axes.imshow(table, aspect="auto", cmap="cividis", vmin=low, vmax=high, interpolation="nearest")
             _mark(axes, columns, layer.matched, "o")
             _mark(axes, columns, layer.runner_up, "x")
-            _cell_axes(axes)
+            cell_axes(axes)
         figure.colorbar(drawn, ax=grid[:, column].tolist(), location="top", shrink=0.9, pad=0.02).set_label(
             f"{title} cost"
         )
@@ -131,7 +135,7 @@ def layers_figure(shown: Shown, categories: Categories) -> Figure:
     across = min(3, len(image.layers))
     down = -(-len(image.layers) // across)
     panel = 3.3
-    figure = _figure(panel * across + 0.2, down * (panel * height / width + 0.35) + 0.45)
+    figure = new_figure(panel * across + 0.2, down * (panel * height / width + 0.35) + 0.45)
     grid = figure.subplots(down, across, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -140,15 +144,14 @@ def layers_figure(shown: Shown, categories: Categories) -> Figure:
         axes.set_title(f"layer {index + 1} of {len(image.layers)}", fontsize=9, color=INK)
         for truth, box in enumerate(image.boxes):
             colour, _, _ = LINES[truth % len(LINES)]
-            _box(axes, box, (height, width), "white", "--", 1.6)
+            draw_box(axes, box, (height, width), "white", "--", 1.6)
             query = int(layer.matched[truth])
             if query == NOBODY:
                 continue
-            _box(axes, layer.boxes[query], (height, width), colour, "-", 1.8)
+            draw_box(axes, layer.boxes[query], (height, width), colour, "-", 1.8)
             label = f"{truth} {categories.names[int(image.labels[truth])]}: q{query}"
-            _label(axes, layer.boxes[query], (height, width), label, colour)
-        axes.set_xlim(-0.5, width - 0.5)
-        axes.set_ylim(height - 0.5, -0.5)
+            label_box(axes, layer.boxes[query], (height, width), label, colour)
+        image_axes(axes, (height, width))
     figure.supxlabel(
         f"image {image.image_id}; dashed: truths, solid: the predictions matched to them, with query number",
         fontsize=8,
@@ -157,37 +160,12 @@ def layers_figure(shown: Shown, categories: Categories) -> Figure:
     return figure
 
 
-def _box(axes: Axes, box: Tensor, size: tuple[int, int], colour: str, style: str, width: float) -> None:
-    height, across = size
-    cx, cy, w, h = (float(value) for value in box)
-    place = ((cx - w / 2) * across, (cy - h / 2) * height)
-    for ink, line in (("black", width + 1.4), (colour, width)):
-        axes.add_patch(
-            Rectangle(place, w * across, h * height, fill=False, edgecolor=ink, linewidth=line, linestyle=style)
-        )
-
-
-def _label(axes: Axes, box: Tensor, size: tuple[int, int], text: str, colour: str) -> None:
-    height, across = size
-    x, y = float(box[0] - box[2] / 2) * across, float(box[1] - box[3] / 2) * height
-    axes.text(
-        min(max(x, 0), across * 0.8),
-        min(max(y, height * 0.06), height * 0.99),
-        text,
-        fontsize=6.5,
-        color="white",
-        va="bottom",
-        clip_on=True,
-        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
-    )
-
-
 # ---- a split ----
 
 
 def split_figure(split: SplitMatching) -> Figure:
     """By decoder layer: the parts of the cost, IoU and truths found, and how many truths change their query."""
-    figure = _figure(10.2, 3.1)
+    figure = new_figure(10.2, 3.1)
     costs, quality, changes = figure.subplots(1, 3)
     depth = range(1, len(split.layers) + 1)
     for (field, title), (colour, style, marker) in zip(_FIELDS, LINES, strict=False):
@@ -199,9 +177,9 @@ def split_figure(split: SplitMatching) -> Figure:
             marker=marker,
             label=title,
         )
-    _dress(costs, "cost of matched pairs (mean)", "decoder layer")
+    dress(costs, "cost of matched pairs (mean)", "decoder layer")
     for size, (colour, style, marker) in zip(SIZES, LINES, strict=False):
-        values = [_or_nan(layer.by_size[size].iou) for layer in split.layers]
+        values = [or_nan(layer.by_size[size].iou) for layer in split.layers]
         quality.plot(
             depth,
             values,
@@ -210,10 +188,10 @@ def split_figure(split: SplitMatching) -> Figure:
             marker=marker,
             label=f"{size} ({split.layers[-1].by_size[size].truths})",
         )
-        moved = [_or_nan(step.by_size[size].value) * 100 for step in split.between_layers]
+        moved = [or_nan(step.by_size[size].value) * 100 for step in split.between_layers]
         changes.plot(list(depth)[:-1], moved, color=colour, linestyle=style, marker=marker, label=size)
-    _dress(quality, "IoU of matched pairs (mean)", "decoder layer")
-    _dress(changes, "% of truths that the next layer\ngives to another query", "decoder layer")
+    dress(quality, "IoU of matched pairs (mean)", "decoder layer")
+    dress(changes, "% of truths that the next layer\ngives to another query", "decoder layer")
     quality.set_ylim(0, 1)
     changes.set_ylim(0, 105)
     changes.set_xlim(0.5, max(len(split.layers) - 0.5, 1.5))
@@ -226,7 +204,7 @@ _FIELDS = (("cost_total", "weighted sum"), ("cost_class", "class"), ("cost_l1", 
 
 def curve_figure(runs: Sequence[RunMatching], *, two_stage: bool) -> Figure:
     """DN-DETR's instability over training, a line per run, and the share of truths that moved."""
-    figure = _figure(8.2, 3.2)
+    figure = new_figure(8.2, 3.2)
     left, right = figure.subplots(1, 2)
     for run, (colour, style, marker) in zip((run for run in runs if run.steps), LINES * 9, strict=False):
         splits = run.checkpoints[1:]
@@ -234,11 +212,11 @@ def curve_figure(runs: Sequence[RunMatching], *, two_stage: bool) -> Figure:
         values = [step.by_token if two_stage else step.instability for step in run.steps]
         left.plot(epochs, values, color=colour, linestyle=style, marker=marker, label=run.title)
         left.axhline(run.steps[-1].most, color=MUTED, linewidth=0.8, linestyle=":")
-        moved = [100 * _or_nan(step.moved.all.value) for step in run.steps]
+        moved = [100 * or_nan(step.moved.all.value) for step in run.steps]
         right.plot(epochs, moved, color=colour, linestyle=style, marker=marker, label=run.title)
     how = "queries known by encoder token" if two_stage else "Li et al. 2022, section 3.1"
-    _dress(left, f"instability per image\n({how}; dotted: the most there can be)", "epoch")
-    _dress(right, "% of truths with another query\nthan one checkpoint before", "epoch")
+    dress(left, f"instability per image\n({how}; dotted: the most there can be)", "epoch")
+    dress(right, "% of truths with another query\nthan one checkpoint before", "epoch")
     for axes in (left, right):
         axes.set_ylim(bottom=0)
     return figure
@@ -249,7 +227,7 @@ def curve_figure(runs: Sequence[RunMatching], *, two_stage: bool) -> Figure:
 
 def denoising_figure(denoising: DenoisingReport, shown: Sequence[Shown], categories: Categories) -> Figure:
     """Noised truths and what the last layer made of them on one image; the averages by layer; the attention mask."""
-    figure = _figure(11.0, 3.6)
+    figure = new_figure(11.0, 3.6)
     picture, curves, mask = figure.subplots(1, 3, gridspec_kw={"width_ratios": [1.2, 1, 1.1]})
     pictures = {image.matching.image_id: image.picture for image in shown}
     told = next((image for image in denoising.images if image.labels), None)
@@ -269,13 +247,13 @@ def denoising_figure(denoising: DenoisingReport, shown: Sequence[Shown], categor
         if any(value is not None for value in values):
             curves.plot(
                 range(len(layers)),
-                [_or_nan(v) for v in values],
+                [or_nan(v) for v in values],
                 color=colour,
                 linestyle=style,
                 marker=marker,
                 label=name,
             )
-    _dress(curves, f"{denoising.summary.rebuilt} noised truths of the split (means)", "decoder layer")
+    dress(curves, f"{denoising.summary.rebuilt} noised truths of the split (means)", "decoder layer")
     curves.set_xticks(range(len(layers)), ticks)
     curves.set_ylim(0, 1.02)
     _draw_mask(mask, denoising.mask)
@@ -286,13 +264,12 @@ def _draw_noised(axes: Axes, image: ImageDenoising, picture: Tensor) -> None:
     size = (picture.shape[0], picture.shape[1])
     axes.imshow(picture.numpy(), interpolation="nearest")
     for box in image.boxes:
-        _box(axes, torch.tensor(box), size, "white", "--", 1.8)
+        draw_box(axes, torch.tensor(box), size, "white", "--", 1.8)
     first = [query for query in image.queries if query.group == 0 and query.part == "rebuild"][:MOST_NOISED]
     for query in first:
-        _box(axes, torch.tensor(query.box), size, ORANGE, ":", 1.6)
-        _box(axes, torch.tensor(query.layers[-1].box), size, SKY, "-", 1.6)
-    axes.set_xlim(-0.5, size[1] - 0.5)
-    axes.set_ylim(size[0] - 0.5, -0.5)
+        draw_box(axes, torch.tensor(query.box), size, ORANGE, ":", 1.6)
+        draw_box(axes, torch.tensor(query.layers[-1].box), size, SKY, "-", 1.6)
+    image_axes(axes, size)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel("dashed: truth, dotted orange: given,\nsolid blue: rebuilt by the last layer", fontsize=8)
@@ -322,39 +299,3 @@ def mask_table(mask: Mask) -> np.ndarray:
         row = np.concatenate([np.full(length, index % 2 == 1) for index, length in enumerate(runs)])
         rows += [row] * count
     return np.stack(rows)
-
-
-# ---- all of them ----
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _cell_axes(axes: Axes) -> None:
-    axes.tick_params(labelsize=7, colors=INK, length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _dress(axes: Axes, title: str, below: str) -> None:
-    axes.set_title(title, fontsize=9, color=INK)
-    axes.set_xlabel(below, fontsize=8, color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=MUTED)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, frameon=False)
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=160)
-    return path

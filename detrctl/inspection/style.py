@@ -1,0 +1,94 @@
+"""The look that all pictures of this folder share: palette, frames, boxes on images. Boxes are cxcywh fractions.
+
+Colours are Okabe and Ito's or an even scale; what a colour says, a line's style or a label says as well.
+"""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
+"""Of Okabe and Ito's palette."""
+
+LINES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """In inches."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=160)
+    return path
+
+
+def or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+# ---- axes ----
+
+
+def cell_axes(axes: Axes) -> None:
+    """Of a heat map."""
+    axes.tick_params(labelsize=7, colors=INK, length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def dress(axes: Axes, title: str, below: str, *, whole_numbers: bool = True) -> None:
+    """Of curves; `below` names the x axis, which `whole_numbers` ticks at these only."""
+    axes.set_title(title, fontsize=9, color=INK)
+    axes.set_xlabel(below, fontsize=8, color=INK)
+    if whole_numbers:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, colors=MUTED)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7.5, frameon=False)
+
+
+# ---- boxes on images ----
+
+
+def image_axes(axes: Axes, size: tuple[int, int]) -> None:
+    """Limits at the borders of an image of height and width `size`, whatever was drawn beyond."""
+    axes.set_xlim(-0.5, size[1] - 0.5)
+    axes.set_ylim(size[0] - 0.5, -0.5)
+
+
+def draw_box(axes: Axes, box: Tensor, size: tuple[int, int], colour: str, style: str, width: float) -> None:
+    """With a dark rim, so that it shows on any ground; `size` is the image's height and width in pixels."""
+    height, across = size
+    cx, cy, w, h = (float(value) for value in box)
+    place = ((cx - w / 2) * across, (cy - h / 2) * height)
+    for ink, line in (("black", width + 1.4), (colour, width)):
+        axes.add_patch(
+            Rectangle(place, w * across, h * height, fill=False, edgecolor=ink, linewidth=line, linestyle=style)
+        )
+
+
+def label_box(axes: Axes, box: Tensor, size: tuple[int, int], text: str, colour: str) -> None:
+    height, across = size
+    x, y = float(box[0] - box[2] / 2) * across, float(box[1] - box[3] / 2) * height
+    axes.text(
+        min(max(x, 0), across * 0.8),
+        min(max(y, height * 0.06), height * 0.99),
+        text,
+        fontsize=6.5,
+        color="white",
+        va="bottom",
+        clip_on=True,
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
+    )
