@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrctl.cli.sources import counted, fresh_folder
+from detrctl.cli.sources import counted, filled, free_folder, say_files
 from detrctl.errors import DetrctlError
 
 if TYPE_CHECKING:
@@ -61,12 +61,14 @@ def inspect_matching(
         raise DetrctlError("--image-id takes one image, --limit the first ones: give one of them")
     if picture_format not in FORMATS:
         raise DetrctlError(f"--format {picture_format}: there are {', '.join(FORMATS)}")
+    folder = free_folder(out, name="matching")
     report = _look(
         ckpt or [], recipe, data, split, image_id, limit=limit, show=show, batch=batch, device=device, trust=trust
     )
     tell(report)
-    files = write(report, fresh_folder(out, name="matching"), picture_format=picture_format if pictures else None)
-    _say_files(files)
+    with filled(folder) as part:
+        files = write(report, part, picture_format=picture_format if pictures else None)
+    say_files(folder, files)
 
 
 def _look(
@@ -84,14 +86,15 @@ def _look(
 ) -> "MatchingReport":
     from detrctl.cli import render
     from detrctl.cli.checkpoints import chosen_checkpoint
-    from detrctl.engine.inspect_matching import Wish, inspect_matching
+    from detrctl.engine.inspect_matching import inspect_matching
+    from detrctl.engine.inspected import Wish
 
     paths: list[Path | None] = [*ckpts]
     if not paths and recipe is None:
         paths = [chosen_checkpoint(None)]
-    wish = Wish(data, split, limit, image_id, show, batch, device, trust)
+    wish = Wish(data=data, split=split, limit=limit, image_id=image_id, batch_size=batch, device=device, trust=trust)
     with render.progress("matching", "images") as heard:
-        report = inspect_matching(paths or (None,), recipe=recipe, wish=wish, on_progress=heard)
+        report = inspect_matching(paths or (None,), recipe=recipe, wish=wish, shown=show, on_progress=heard)
     for note in report.notes:
         render.warn(note)
     return report
@@ -113,14 +116,6 @@ def write(report: "MatchingReport", folder: Path, *, picture_format: str | None)
 
         files += draw_report(report, folder, picture_format)
     return files
-
-
-def _say_files(files: Sequence[Path]) -> None:
-    from detrctl.cli import render
-
-    render.say("")
-    for file in files:
-        render.say(f"wrote {file}")
 
 
 # ---- the terminal: nothing wider than 80 columns ----

@@ -1,11 +1,16 @@
 """What to predict on: files, folders and globs become a list of image files. No torch here."""
 
+import errno
 import glob
 import itertools
+import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from detrctl.cli import render
 from detrctl.data.layouts import IMAGE_SUFFIXES
 from detrctl.errors import DetrctlError
 
@@ -64,14 +69,56 @@ def fresh_folder(out: Path | None, *, name: str = "predictions") -> Path:
 
     Raises DetrctlError where `out` already holds something, so that old and new results never mix.
     """
-    folder = out or next(path for path in _numbered(Path(name)) if not path.exists())
-    try:
+    folder = free_folder(out, name=name)
+    with _folders_for(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+    return folder
+
+
+def free_folder(out: Path | None, *, name: str) -> Path:
+    """As `fresh_folder`, but nothing is made yet."""
+    folder = out or next(path for path in _numbered(Path(name)) if not path.exists())
+    with _folders_for(folder):
+        if folder.is_dir() and any(folder.iterdir()):
             raise DetrctlError(f"{folder}: already holds files; choose a new --out, or remove it first")
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    return folder
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """with filled(folder) as part: write into `part`; what lies there comes into `folder` at the end.
+
+    Whatever ends the block before, Ctrl-C too, leaves nothing behind.
+    """
+    home = next(path for path in folder.resolve().parents if path.is_dir())
+    part = home / f".{folder.resolve().name}.{os.getpid()}.part"
+    try:
+        with _folders_for(folder):
+            part.mkdir()
+        yield part
+        with _folders_for(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in sorted(part.iterdir()):
+                file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def say_files(folder: Path, files: Sequence[Path]) -> None:
+    """After an empty line, a line for each; they were written by these names into what is `folder` now."""
+    render.say("")
+    for file in files:
+        render.say(f"wrote {folder / file.name}")
+
+
+@contextmanager
+def _folders_for(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DetrctlError(f"{folder}: cannot be made ({error.strerror})") from None
-    return folder
 
 
 def _numbered(path: Path) -> Iterator[Path]:

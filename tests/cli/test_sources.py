@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detrctl.cli.sources import find_images, fresh_folder, image_ids
+from detrctl.cli.sources import filled, find_images, free_folder, fresh_folder, image_ids
 from detrctl.errors import DetrctlError
 
 
@@ -85,3 +85,25 @@ def test_old_results_are_not_mixed_with_new_ones(tmp_path: Path):
     with pytest.raises(DetrctlError) as error:
         fresh_folder(tmp_path / "old.jpg")
     assert str(error.value) == f"{tmp_path / 'old.jpg'}: cannot be made (File exists)"
+
+
+def test_a_folder_is_filled_whole_or_not_at_all(tmp_path: Path):
+    folder = free_folder(tmp_path / "a" / "b", name="unused")
+
+    def interrupted(part: Path) -> None:
+        (part / "half.json").write_text("{")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), filled(folder) as part:
+        interrupted(part)
+    assert list(tmp_path.iterdir()) == []
+    with filled(folder) as part:
+        (part / "whole.json").write_text("{}")
+        assert not folder.exists()
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        "a",
+        "a/b",
+        "a/b/whole.json",
+    ]
+    with pytest.raises(DetrctlError, match=r"b: already holds files; choose a new --out, or remove it first$"):
+        free_folder(folder, name="unused")

@@ -6,7 +6,8 @@ import torch
 from detrctl.data.batch import collate
 from detrctl.engine.build import build_data, build_learner, learner_from
 from detrctl.engine.checkpoint import Checkpoint, load, save
-from detrctl.engine.inspect_matching import Wish, find_sources, inspect_matching
+from detrctl.engine.inspect_matching import find_sources, inspect_matching
+from detrctl.engine.inspected import Wish
 from detrctl.errors import DataError, DetrctlError
 from detrctl.inspection.matching_report import as_json
 from detrctl.losses.plan import decoder_meetings
@@ -131,7 +132,7 @@ def test_two_runs_are_put_side_by_side_and_the_same_checkpoint_twice_moves_nothi
 
 
 def test_a_recipe_alone_is_looked_at_with_random_weights(data):
-    report = inspect_matching([None], recipe="quickstart", wish=Wish(str(data), limit=1, device="cpu"))
+    report = inspect_matching([None], recipe="quickstart", wish=Wish(data=str(data), limit=1, device="cpu"))
     assert report.main.name == "quickstart, random weights"
     assert report.main.images == 1
 
