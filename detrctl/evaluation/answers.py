@@ -100,16 +100,30 @@ class Meeting:
     @property
     def mean_ap(self) -> float | None:
         """Over thresholds and categories with truths: with COCO's thresholds its AP, with 0.5 alone AP50."""
-        present = self.average_precisions[~np.isnan(self.average_precisions)]
-        return float(present.mean()) if present.size else None
+        return _mean(self.average_precisions)
+
+    @property
+    def mean_ap50(self) -> float | None:
+        """At the first threshold alone."""
+        return _mean(self.average_precisions[0])
+
+    @property
+    def right(self) -> Bools:
+        """Answers (N,) that found a truth at the first threshold."""
+        return self.truth_of[0] != NOBODY
 
     @cached_property
     def finder(self) -> Ints:
         """Which answer found each truth at the first threshold, (M,) or NOBODY."""
         finder = np.full(len(self.ground_truth.image_of), NOBODY, dtype=np.int64)
-        right = np.flatnonzero(self.truth_of[0] != NOBODY)
+        right = np.flatnonzero(self.right)
         finder[self.truth_of[0][right]] = right
         return finder
+
+
+def _mean(values: Floats) -> float | None:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else None
 
 
 def positives(ground_truth: GroundTruth, category: int) -> int:

@@ -117,9 +117,13 @@ class Errors:
 
 def find_errors(ground_truth: GroundTruth, answers: Answers, *, max_dets: int = 100) -> Errors:
     """Matching at the foreground IoU as COCO does it, so that nothing mended is COCO's AP50."""
-    meeting = meet(ground_truth, answers, thresholds=(FOREGROUND,), max_dets=max_dets)
-    counted, truth = meeting.answers, meeting.truth_of[0].copy()
-    right, ignored = truth != NOBODY, meeting.ignored[0]
+    return sort_out(meet(ground_truth, answers, thresholds=(FOREGROUND,), max_dets=max_dets))
+
+
+def sort_out(meeting: Meeting) -> Errors:
+    """The mistakes of a matching whose first threshold is the foreground IoU."""
+    ground_truth, counted, truth = meeting.ground_truth, meeting.answers, meeting.truth_of[0].copy()
+    right, ignored = meeting.right, meeting.ignored[0]
     kinds = np.full(len(counted), "background", dtype="<U12")
     truths_of = {int(ground_truth.image_of[group[0]]): group for group in grouped(ground_truth.image_of)}
     for group in grouped(counted.image_of):
