@@ -180,18 +180,20 @@ class Queries:
 class Assignment:
     """Matched pairs of a batch, image after image, queries ascending within an image: three int64 tensors (M,).
 
-    Pair i says: query `query[i]` of image `image[i]` answers for that image's truth number `truth[i]`.
+    Pair i says: query `query[i]` of image `image[i]` answers for that image's truth number `truth[i]`. `cost` is what
+    all pairs cost together, None where they were not chosen by their costs.
     """
 
     image: Tensor
     query: Tensor
     truth: Tensor
+    cost: float | None = None
 
     def __len__(self) -> int:
         return len(self.query)
 
     def to(self, device: torch.device) -> "Assignment":
-        return Assignment(self.image.to(device), self.query.to(device), self.truth.to(device))
+        return Assignment(self.image.to(device), self.query.to(device), self.truth.to(device), self.cost)
 
 
 @dataclass(frozen=True)
@@ -260,8 +262,9 @@ class Detections:
 class LossTerm:
     """One number of the objective. `weight` 0 means: measured, not trained on.
 
-    `name` is the quantity (`class`, `l1`, `giou`, `class_error`, `cardinality_error`), `stage` where it was measured
-    (`decoder`, `encoder`, `denoising`), `layer` the decoder layer from 0, -1 where there is none.
+    `name` is the quantity (`class`, `l1`, `giou`, `class_error`, `cardinality_error`, `matching_cost`), `stage` where
+    it was measured (`decoder`, `encoder`, `denoising`), `layer` the decoder layer from 0, -1 where there is none.
+    `adds_up`: normalised by the whole step, so that micro-batches add up to it; otherwise a mean of its own batch.
     """
 
     name: str
@@ -269,6 +272,7 @@ class LossTerm:
     layer: int
     weight: float
     value: Tensor
+    adds_up: bool = True
 
 
 @dataclass(frozen=True)

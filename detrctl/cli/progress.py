@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from detrctl.engine.dry_run import DryRun
 
 ROWS_SHOWN = 12
+MEASURED = ("class_error", "cardinality_error", "matching_cost")
+"""What stands among the losses without being one."""
 
 
 class Telling:
@@ -134,7 +136,7 @@ def loss_text(loss: float, losses: Mapping[str, float]) -> str:
     last = f"decoder.{max(layers)}." if layers else "roi."
     # Faster R-CNN's first stage stands beside its second, `roi`.
     shown = {name.removeprefix(last): value for name, value in losses.items() if name.startswith((last, "rpn."))}
-    said = " ".join(f"{name.replace('.', '_')} {value:.2f}" for name, value in shown.items() if "error" not in name)
+    said = " ".join(f"{name.replace('.', '_')} {value:.2f}" for name, value in shown.items() if name not in MEASURED)
     return f"loss {loss:.3f} ({said})" if said else f"loss {loss:.3f}"
 
 

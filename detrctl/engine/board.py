@@ -31,12 +31,16 @@ def with_tensorboard(run: Path, on_event: events.OnEvent) -> Iterator[events.OnE
             step = event.total_steps
             for name, value in {"loss": event.loss, "gradient_norm": event.gradient_norm, **event.losses}.items():
                 writer.add_scalar(f"train/{name}", value, step)  # type: ignore[no-untyped-call]
+            for name, value in event.shares.items():
+                writer.add_scalar(f"share/{name}", value, step)  # type: ignore[no-untyped-call]
             for name, value in event.rates.items():
                 writer.add_scalar(f"lr/{name}", value, step)  # type: ignore[no-untyped-call]
         elif isinstance(event, events.EvaluationDone):
             for name, score in event.scores.items():
                 if score is not None:
                     writer.add_scalar(f"val/{name}", score, step)  # type: ignore[no-untyped-call]
+            if event.instability is not None:
+                writer.add_scalar("val/instability", event.instability, step)  # type: ignore[no-untyped-call]
 
     try:
         yield listen

@@ -4,7 +4,7 @@ Scores are by COCO name (`AP`, `AP50`, ...), None where there is no ground truth
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 Scores = Mapping[str, float | None]
@@ -70,7 +70,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class StepsLogged:
-    """The mean over the steps since the last such event."""
+    """The mean over the steps since the last such event; `shares`: how much of the loss each of its terms was."""
 
     epoch: int
     total_steps: int
@@ -82,6 +82,7 @@ class StepsLogged:
     images_per_second: float
     seconds_left: float
     memory_mb: float | None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,10 @@ class EvaluationProgress:
 
 @dataclass(frozen=True)
 class EvaluationDone:
-    """`best` is the best AP of the run so far, this evaluation included, and `best_epoch` when it was."""
+    """`best` is the best AP of the run so far, this evaluation included, and `best_epoch` when it was.
+
+    `instability`: of the matching since the evaluation before (Li et al. 2022), None with nothing to compare.
+    """
 
     epoch: float
     scores: Scores
@@ -118,6 +122,7 @@ class EvaluationDone:
     best_epoch: float | None
     improved: bool
     seconds: float
+    instability: float | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from detrctl.engine.build import (
 from detrctl.engine.checkpoint import BEST, Checkpoint
 from detrctl.engine.distributed import Alone, choose_device
 from detrctl.engine.evaluate import on_device
+from detrctl.engine.matching_watch import to_classes
 from detrctl.engine.open_weights import open_weights
 from detrctl.engine.state import seed_everything
 from detrctl.errors import DataError
@@ -139,11 +140,7 @@ def batches(
     model: Inspected, part: DataSplit, batch_size: int | None
 ) -> Iterator[tuple[ImageBatch, tuple[Targets, ...]]]:
     """Truths carry the checkpoint's classes, which are told by name."""
-    place = {name: number for number, name in enumerate(model.categories.names)}
-    alike = part.categories.names == model.categories.names
-    to_class = torch.tensor(
-        list(range(len(place))) if alike else [place.get(name, -1) for name in part.categories.names]
-    )
+    classes = to_classes(model.categories, part.categories)
     loader = evaluation_loader(
         part.dataset,
         batch_size=batch_size or model.recipe.evaluate.batch_size,
@@ -154,7 +151,7 @@ def batches(
     batch: Batch | None
     for batch in loader:
         if batch is not None:
-            targets = tuple(replace(truth, labels=to_class[truth.labels]) for truth in batch.targets)
+            targets = tuple(replace(truth, labels=classes[truth.labels]) for truth in batch.targets)
             yield batch.images.to(model.device), tuple(truth.to(model.device) for truth in targets)
 
 

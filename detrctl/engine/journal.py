@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from detrctl.engine import events
 from detrctl.engine.distributed import Processes
 from detrctl.engine.runs import RunFolder
 from detrctl.engine.state import Standing
-from detrctl.engine.step import Meter, Outcome, Skip
+from detrctl.engine.step import Means, Meter, Outcome, Skip
+from detrctl.inspection.matched import Moved
 
 
 @dataclass
@@ -27,12 +28,11 @@ class Window:
         self.images += outcome.images
         self.seconds += seconds
 
-    def close(self, processes: Processes) -> tuple[float, dict[str, float], float]:
-        """(loss, losses by name, images per second), and start anew. Called on every process."""
-        losses = self.meter.read(processes)
+    def close(self, processes: Processes) -> tuple[Means, float]:
+        """Losses, and images per second, and start anew. Called on every process."""
         speed = self.images / self.seconds if self.seconds else 0.0
         self.images, self.seconds = 0, 0.0
-        return losses.pop("loss", float("nan")), losses, speed
+        return self.meter.read(processes), speed
 
 
 class Journal:
@@ -90,31 +90,34 @@ class Journal:
 
     def log(self, rates: Mapping[str, float], seconds_left: float) -> None:
         """A line and an event for the steps since the last ones."""
-        loss, losses, speed = self._recent.close(self._processes)
+        means, speed = self._recent.close(self._processes)
         memory, standing = memory_mb(self._device), self._standing
-        row = {"loss": loss, "losses": losses, "lr": dict(rates), "gradient_norm": self._norm}
-        row |= {"images_per_second": speed, "memory_mb": memory, "skipped_steps": standing.skipped}
+        row = {"loss": means.loss, "losses": means.losses, "shares": means.shares, "lr": dict(rates)}
+        row |= {"gradient_norm": self._norm, "images_per_second": speed, "memory_mb": memory}
+        row |= {"skipped_steps": standing.skipped}
         self._write("train", row)
         self.say(
             events.StepsLogged(
                 epoch=standing.closed_epochs + 1,
                 total_steps=standing.step,
                 images_seen=standing.images,
-                loss=loss,
-                losses=losses,
+                loss=means.loss,
+                losses=means.losses,
                 rates=rates,
                 gradient_norm=self._norm,
                 images_per_second=speed,
                 seconds_left=seconds_left,
                 memory_mb=memory,
+                shares=means.shares,
             )
         )
 
-    def evaluated(self, *, improved: bool) -> None:
-        """A line and an event for the evaluation that the standing holds."""
+    def evaluated(self, *, improved: bool, moved: Moved | None = None) -> None:
+        """A line and an event for the evaluation that the standing holds; `moved` where something is matched."""
         standing = self._standing
         best = standing.best_scores.get("AP")
-        self._write("eval", {"scores": standing.scores, "best_AP": best, "seconds": standing.evaluation_seconds})
+        row = {"scores": standing.scores, "best_AP": best, "seconds": standing.evaluation_seconds}
+        self._write("eval", row if moved is None else row | {"matching": asdict(moved)})
         self.say(
             events.EvaluationDone(
                 epoch=standing.step / self._steps,
@@ -123,18 +126,19 @@ class Journal:
                 best_epoch=standing.best_epoch,
                 improved=improved,
                 seconds=standing.evaluation_seconds,
+                instability=None if moved is None else moved.instability,
             )
         )
 
     def epoch_done(self, epochs: int, rates: Mapping[str, float], seconds_left: float, *, evaluated: bool) -> None:
         standing = self._standing
-        loss, losses, speed = self._epoch.close(self._processes)
+        means, speed = self._epoch.close(self._processes)
         self.say(
             events.EpochDone(
                 epoch=standing.closed_epochs,
                 epochs=epochs,
-                loss=loss,
-                losses=losses,
+                loss=means.loss,
+                losses=means.losses,
                 rates=rates,
                 images_per_second=speed,
                 minutes=standing.seconds / 60,

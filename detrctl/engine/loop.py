@@ -13,14 +13,17 @@ from detrctl.engine.evaluate import evaluate
 from detrctl.engine.interrupt import Interrupted, StopRequest
 from detrctl.engine.journal import Journal
 from detrctl.engine.keeper import Keeper
+from detrctl.engine.matching_watch import MatchingWatch, to_classes
 from detrctl.engine.optim import set_rates, training_mode
 from detrctl.engine.schedule import rate_factor
 from detrctl.engine.state import Standing, random_state, restore_random_state
 from detrctl.engine.step import Stepper
 from detrctl.errors import NonFiniteError
+from detrctl.inspection.matched import FIRST, Matched, Moved, moved, unpack
 from detrctl.structures import Batch
 
 MOST_SKIPPED_IN_A_ROW = 10
+LOST = "the checkpoint that the run went on from holds no matching of the evaluation before"
 
 
 class _StopNow(Exception):
@@ -208,11 +211,15 @@ class Loop:
         average, random_numbers = keeper.average, random_state(keeper.device)
         # Statistics of batch norm differ between processes; those of the first are the run's.
         self._processes.copy_from_first([*network.buffers(), *(average.copied() if average else [])])
+        watch = MatchingWatch(self._learner, to_classes(keeper.categories, feed.val.categories))
         try:
-            with average.applied(network) if average else contextlib.nullcontext():
+            with (
+                average.applied(network) if average else contextlib.nullcontext(),
+                watch.on(feed.val_batches) as batches,
+            ):
                 evaluation = evaluate(
                     self._learner,
-                    feed.val_batches,
+                    batches,
                     feed.val.ground_truth,
                     keeper.categories,
                     device=keeper.device,
@@ -223,14 +230,25 @@ class Loop:
                 )
         finally:
             restore_random_state(random_numbers, keeper.device)
-        self._take_in(dict(evaluation.scores.numbers), evaluation.seconds)
+        self._take_in(dict(evaluation.scores.numbers), evaluation.seconds, watch.read(self._processes))
 
-    def _take_in(self, scores: dict[str, float | None], seconds: float) -> None:
+    def _take_in(self, scores: dict[str, float | None], seconds: float, matched: Matched | None) -> None:
+        shifted = None if matched is None else self._moved_to(matched)
         improved = self.standing.note_scores(scores, epoch=self._epochs_done, seconds=seconds)
         self.standing.seconds = self._clock.elapsed
         if improved:
             self._keeper.save_weights(self._keeper.run.best)
-        self._journal.evaluated(improved=improved)
+        self._journal.evaluated(improved=improved, moved=shifted)
+
+    def _moved_to(self, matched: Matched) -> Moved:
+        """From the evaluation before, whose matching a resumed run finds in its checkpoint."""
+        standing = self.standing
+        epochs = (standing.step - standing.evaluated_step) / self._steps
+        found = moved(unpack(standing.matched), matched, epochs=epochs, missing=LOST if standing.evaluations else FIRST)
+        if found.gap is not None and standing.evaluations:
+            self._journal.say(events.Warned(f"no instability of the matching for this evaluation: {found.gap}"))
+        standing.matched = matched.state()
+        return found
 
     def _evaluated_so_far(self, images: int) -> None:
         # Several processes cannot agree to leave in the middle: they finish the evaluation and stop then.

@@ -1,7 +1,7 @@
 """A run folder: everything that a training leaves behind.
 
 RUN/recipe.yaml         the resolved recipe          RUN/checkpoints/last.pt, best.pt
-RUN/metrics.jsonl       one JSON object a line       RUN/plots/loss.png, ap.png
+RUN/metrics.jsonl       one JSON object a line       RUN/plots/loss.png, shares.png, ap.png, matching.png
 RUN/summary.json        the outcome                  RUN/environment.json   versions, machine, git state
 RUN/skipped.jsonl       steps with NaN or infinite losses or gradients, if there were any
 """

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from detrctl.errors import CheckpointError
 
@@ -16,7 +17,8 @@ class Standing:
     """Counts since the run's first step, over all its processes and resumptions. The only thing that a run mutates.
 
     `closed_epochs` are those whose evaluation and saving are done: one less than the finished ones while evaluating.
-    `share` is the schedule's progress, which never goes back.
+    `share` is the schedule's progress, which never goes back. `matched` is the state of the last evaluation's matching
+    (`inspection.matched`), empty where there is none.
     """
 
     step: int = 0
@@ -34,6 +36,7 @@ class Standing:
     scores: dict[str, float | None] = field(default_factory=dict)
     best_scores: dict[str, float | None] = field(default_factory=dict)
     best_epoch: float | None = None
+    matched: dict[str, Tensor] = field(default_factory=dict)
 
     def count_step(self, images: int, *, skipped: bool) -> None:
         self.step += 1

@@ -1,7 +1,8 @@
 """One optimizer step: all micro-batches of all processes, normalised together, or nothing at all."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,17 @@ class Skip:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`loss` and `losses` are this process's part, scaled so that their mean over processes is the step's value."""
+    """`loss` and `losses` are this process's part, scaled so that their mean over processes is the step's value.
+
+    `weights`: of those losses that are terms of the objective, what they weigh in it.
+    """
 
     images: int
     loss: Tensor
     losses: Mapping[str, Tensor]
     gradient_norm: float
     skip: Skip | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 def loss_name(stage: str, layer: int, name: str) -> str:
@@ -75,7 +80,8 @@ class Stepper:
         clip(self._parameters, norm, self._train.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return Outcome(images, torch.stack([part.total.detach() for part in terms]).sum(), _named(terms), float(norm))
+        total = torch.stack([part.total.detach() for part in terms]).sum()
+        return Outcome(images, total, _named(terms), float(norm), weights=_weights(terms))
 
     def _share(self, batches: Sequence[Batch]) -> tuple[Tensor, int, bool]:
         """The counts that normalise the losses, the images of the step, and whether every process has some."""
@@ -119,14 +125,23 @@ class Stepper:
 
 
 def _named(terms: Sequence[Losses]) -> dict[str, Tensor]:
-    """Terms of the objective are sums over micro-batches, what is only measured (weight 0) is averaged over them."""
+    """What adds up is summed over micro-batches, the rest is averaged over them."""
     named: dict[str, Tensor] = {}
     for part in terms:
         for term in part.terms:
             name = loss_name(term.stage, term.layer, term.name)
-            value = term.value.detach() / (1 if term.weight else len(terms))
+            value = term.value.detach() / (1 if term.adds_up else len(terms))
             named[name] = named[name] + value if name in named else value
     return named
+
+
+def _weights(terms: Sequence[Losses]) -> dict[str, float]:
+    return {
+        loss_name(term.stage, term.layer, term.name): term.weight
+        for part in terms
+        for term in part.terms
+        if term.weight
+    }
 
 
 def _out_of_memory(batch: Batch) -> str:
@@ -137,12 +152,25 @@ def _out_of_memory(batch: Batch) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Means:
+    """Over some steps and all processes: the total, each loss as it is, and what share of the total each term was.
+
+    Shares are of weighted terms and sum to 1; there are none where the total is 0 or no number.
+    """
+
+    loss: float
+    losses: Mapping[str, float]
+    shares: Mapping[str, float]
+
+
 class Meter:
     """Means of losses over steps. Values stay on the device until they are asked for."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._weights: dict[str, float] = {}
 
     def add(self, outcome: Outcome) -> None:
         if outcome.skip is not None:
@@ -150,12 +178,23 @@ class Meter:
         for name, value in (("loss", outcome.loss), *outcome.losses.items()):
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
+        self._weights.update(outcome.weights)
 
-    def read(self, processes: Processes) -> dict[str, float]:
-        """Means over the steps since the last `read` and over the processes, `loss` (the total) first."""
+    def read(self, processes: Processes) -> Means:
+        """Over the steps since the last `read`. A loss that not every step has is the mean over those that have it."""
         values = torch.stack([value.float() for value in self._sums.values()]).tolist() if self._sums else []
-        mine = {name: value / self._counts[name] for name, value in zip(self._sums, values, strict=True)}
-        self._sums, self._counts = {}, {}
-        told = processes.gather(mine)
-        parts = {name: [part[name] for part in told if name in part] for part in told for name in part}
-        return {name: sum(found) / len(found) for name, found in parts.items()}
+        mine = {name: (value, self._counts[name]) for name, value in zip(self._sums, values, strict=True)}
+        told = processes.gather((mine, self._weights))
+        self._sums, self._counts, self._weights = {}, {}, {}
+        parts = {name: [part[name] for part, _ in told if name in part] for part, _ in told for name in part}
+        means = {name: sum(total / steps for total, steps in found) / len(found) for name, found in parts.items()}
+        sums = {name: sum(total for total, _ in found) for name, found in parts.items()}
+        weights = {name: weight for _, said in told for name, weight in said.items()}
+        return Means(means.pop("loss", math.nan), means, _shares(sums, weights))
+
+
+def _shares(sums: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
+    total = sums.get("loss", 0.0)
+    if not math.isfinite(total) or total == 0:
+        return {}
+    return {name: weight * sums[name] / total for name, weight in weights.items()}

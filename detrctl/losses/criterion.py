@@ -29,7 +29,11 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Criterion:
-    """The set-prediction objective (Carion et al. 2020, equation 2): three terms for each meeting of the plan."""
+    """The set-prediction objective (Carion et al. 2020, equation 2): three terms for each meeting of the plan.
+
+    Beside them it measures the errors of class and count and, where something was matched, what the pairs cost
+    (equation 1), per box as the other terms. Where the whole step has no box there is no such cost, rather than 0.
+    """
 
     plan: Plan
     classification: Classification
@@ -64,16 +68,19 @@ class Criterion:
         predicted = Cxcywh(meeting.predictions.boxes.float()[pairs.image, pairs.query])
         class_loss = self.classification.loss(meeting, labels, divisor=class_weight)
 
-        def term(name: str, weight: float, value: Tensor) -> LossTerm:
-            return LossTerm(name, meeting.stage, meeting.layer, weight, value)
+        def term(name: str, weight: float, value: Tensor, *, adds_up: bool = True) -> LossTerm:
+            return LossTerm(name, meeting.stage, meeting.layer, weight, value, adds_up)
 
         yield term("class", self.weights.class_loss, class_loss)
         yield term("l1", self.weights.l1, l1_sum(predicted, truth) / num_boxes)
         yield term("giou", self.weights.giou, giou_sum(predicted, truth) / num_boxes)
         with torch.no_grad():
             logits = meeting.predictions.logits
-            yield term("class_error", 0.0, class_error(logits[pairs.image, pairs.query], labels))
-            yield term("cardinality_error", 0.0, self._cardinality_error(logits, targets))
+            wrong = class_error(logits[pairs.image, pairs.query], labels)
+            yield term("class_error", 0.0, wrong, adds_up=False)
+            yield term("cardinality_error", 0.0, self._cardinality_error(logits, targets), adds_up=False)
+            if pairs.cost is not None and counts[0] > 0:
+                yield term("matching_cost", 0.0, pairs.cost / num_boxes)
 
     def _cardinality_error(self, logits: Tensor, targets: Sequence[Targets]) -> Tensor:
         """Mean absolute difference between the number of objects said and true, per image."""

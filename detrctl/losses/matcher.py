@@ -76,6 +76,7 @@ class Matcher:
     def __call__(self, predictions: Predictions, targets: Sequence[Targets], *, where: str) -> Assignment:
         """Match every image of a batch; with more truths than queries only as many as there are queries are matched.
 
+        Its cost comes from the table that is on the CPU anyway: nothing is waited for, or copied, for it.
         Raises `NonFiniteError` naming the image and `where` (the layer) when a cost is not a number.
         """
         labels, boxes = pad_truths(targets)
@@ -88,7 +89,7 @@ class Matcher:
         ]
         rows = np.concatenate([np.zeros((3, 0), dtype=np.int64), *pairs], axis=1)
         image, query, truth = torch.from_numpy(rows).to(predictions.logits.device)
-        return Assignment(image, query, truth)
+        return Assignment(image, query, truth, cost=float(tables[*rows].sum(dtype=np.float64)))
 
 
 def pad_truths(targets: Sequence[Targets]) -> tuple[Tensor, Cxcywh]:

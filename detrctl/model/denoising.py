@@ -146,7 +146,8 @@ class ContrastiveDenoising(nn.Module):
             group_size=2 * most,
         )
         positive = copy % 2 == 0
-        known = Assignment(*(x[positive] for x in (*slots, truth.expand_as(copy))))
+        image, query, number = (x[positive] for x in (*slots, truth.expand_as(copy)))
+        known = Assignment(image, query, number)
         return prepared, Known(known, 2 * groups * most, groups)
 
     def _noised_labels(self, labels: Tensor, copies: int) -> Tensor:

@@ -35,8 +35,9 @@ def test_scalars_are_written_by_step_and_events_passed_on(tmp_path: Path, monkey
     module.SummaryWriter = Writer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     heard: list[events.Event] = []
-    evaluated = events.EvaluationDone(1.0, {"AP": 0.5, "APl": None}, 0.5, 1.0, True, 2.0)
-    logged = events.StepsLogged(1, 7, 28, 3.0, {"decoder.0.l1": 0.2}, {"transformer": 1e-4}, 0.3, 4.0, 5.0, None)
+    evaluated = events.EvaluationDone(1.0, {"AP": 0.5, "APl": None}, 0.5, 1.0, True, 2.0, instability=3.5)
+    losses, shares = {"decoder.0.l1": 0.2}, {"decoder.0.l1": 0.25}
+    logged = events.StepsLogged(1, 7, 28, 3.0, losses, {"transformer": 1e-4}, 0.3, 4.0, 5.0, None, shares)
     with with_tensorboard(tmp_path, heard.append) as listen:
         listen(logged)
         listen(evaluated)
@@ -47,8 +48,10 @@ def test_scalars_are_written_by_step_and_events_passed_on(tmp_path: Path, monkey
         ("train/loss", 3.0, 7),
         ("train/gradient_norm", 0.3, 7),
         ("train/decoder.0.l1", 0.2, 7),
+        ("share/decoder.0.l1", 0.25, 7),
         ("lr/transformer", 1e-4, 7),
         ("val/AP", 0.5, 7),
+        ("val/instability", 3.5, 7),
     ]
 
 

@@ -72,6 +72,15 @@ def test_two_processes_train_as_one_with_the_same_batches(root: Path, tmp_path: 
     assert len(two.training["random"]) == 2
     losses = [[row["loss"] for row in RunFolder(tmp_path / name).rows("train")] for name in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for name in ("losses", "shares"):
+        ones, twos = ([row[name] for row in RunFolder(tmp_path / run).rows("train")] for run in ("one", "two"))
+        for alone, together in zip(ones, twos, strict=True):
+            adding_up = [key for key in alone if not key.endswith("_error")]
+            assert len(adding_up) >= 6
+            assert [together[key] for key in adding_up] == pytest.approx([alone[k] for k in adding_up], rel=1e-3)
+    matchings = [[row["matching"] for row in RunFolder(tmp_path / name).rows("eval")] for name in ("one", "two")]
+    assert matchings[0] == matchings[1]
+    assert matchings[1][1]["instability"] is not None
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["images_seen"] == 16
 
 
@@ -87,6 +96,9 @@ def test_two_processes_resume_bit_by_bit(root: Path, tmp_path: Path) -> None:
     assert codes == [0] * 6, said(tmp_path)
     whole, half = (load(tmp_path / name / "checkpoints" / "last.pt") for name in ("whole", "half"))
     assert all(torch.equal(half.weights[name], value) for name, value in whole.weights.items())
+    matchings = [[row["matching"] for row in RunFolder(tmp_path / name).rows("eval")] for name in ("whole", "half")]
+    assert matchings[0] == matchings[1]
+    assert [row["gap"] for row in matchings[0]] == ["nothing was evaluated before", None]
 
 
 def nan_child(root: Path, out: Path, broken_rank: str) -> None:

@@ -1,5 +1,6 @@
 """A step is the same however its batch is cut up, and a step with a NaN in it is not made."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -9,7 +10,7 @@ from detrctl.data.batch import collate
 from detrctl.engine.build import build_data, build_learner
 from detrctl.engine.distributed import Alone
 from detrctl.engine.optim import build_optimizer
-from detrctl.engine.step import Meter, Outcome, Skip, Stepper
+from detrctl.engine.step import Means, Meter, Outcome, Skip, Stepper
 from detrctl.families.learner import Learner
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Batch
@@ -121,5 +122,39 @@ def test_the_meter_gives_means_over_steps_and_leaves_out_skipped_ones() -> None:
     for value in (1.0, 3.0):
         meter.add(Outcome(4, torch.tensor(value), {"decoder.0.l1": torch.tensor(2 * value)}, 1.0))
     meter.add(Outcome(4, torch.tensor(float("nan")), {}, float("nan"), Skip("x", ())))
-    assert meter.read(Alone()) == {"loss": 2.0, "decoder.0.l1": 4.0}
-    assert meter.read(Alone()) == {}
+    assert meter.read(Alone()) == Means(2.0, {"decoder.0.l1": 4.0}, {})
+    again = meter.read(Alone())
+    assert math.isnan(again.loss)
+    assert (again.losses, again.shares) == ({}, {})
+
+
+def test_a_share_is_what_a_term_adds_to_the_total_as_weighted() -> None:
+    meter = Meter()
+    weights = {"decoder.0.l1": 5.0, "denoising.0.l1": 1.0}
+    # Only the second step has something to denoise.
+    meter.add(Outcome(4, torch.tensor(10.0), {"decoder.0.l1": torch.tensor(2.0)}, 1.0, weights={"decoder.0.l1": 5.0}))
+    losses = {"decoder.0.l1": 1.0, "denoising.0.l1": 25.0, "decoder.0.class_error": 40.0}
+    meter.add(Outcome(4, torch.tensor(30.0), {k: torch.tensor(v) for k, v in losses.items()}, 1.0, weights=weights))
+    means = meter.read(Alone())
+    assert means.losses == {"decoder.0.l1": 1.5, "denoising.0.l1": 25.0, "decoder.0.class_error": 40.0}
+    assert means.shares == {"decoder.0.l1": 15 / 40, "denoising.0.l1": 25 / 40}
+
+
+def test_a_total_of_zero_or_no_number_has_no_shares() -> None:
+    for total in (0.0, float("nan"), float("inf")):
+        meter = Meter()
+        meter.add(Outcome(1, torch.tensor(total), {"a": torch.tensor(1.0)}, 1.0, weights={"a": 1.0}))
+        assert meter.read(Alone()).shares == {}
+
+
+def test_the_shares_of_a_real_step_sum_to_one_however_the_batch_is_cut(setting: Recipe) -> None:
+    found = []
+    for parts in ([[0, 1, 2, 3, 5]], [[3], [0, 1, 5], [2]]):
+        _, outcome = gradients(setting, *parts)
+        meter = Meter()
+        meter.add(outcome)
+        found.append(meter.read(Alone()).shares)
+    whole, cut = found
+    assert list(whole) == [f"decoder.{layer}.{term}" for layer in (0, 1) for term in ("class", "l1", "giou")]
+    assert sum(whole.values()) == pytest.approx(1.0, abs=1e-6)
+    assert cut == pytest.approx(whole, rel=1e-4)

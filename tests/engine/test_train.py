@@ -20,6 +20,8 @@ from detrctl.data.dataset import DetectionDataset
 from detrctl.engine import events, loop
 from detrctl.engine.checkpoint import Checkpoint, load, save
 from detrctl.engine.evaluate import evaluate, evaluate_checkpoint
+from detrctl.engine.inspect_matching import inspect_matching
+from detrctl.engine.inspected import Wish
 from detrctl.engine.interrupt import Interrupted
 from detrctl.engine.state import Standing
 from detrctl.engine.train import TrainResult, train
@@ -116,10 +118,12 @@ def test_the_run_folder_holds_all_it_should(straight: TrainResult, root: Path) -
         "metrics.jsonl",
         "plots/ap.png",
         "plots/loss.png",
+        "plots/matching.png",
+        "plots/shares.png",
         "recipe.yaml",
         "summary.json",
     }
-    for name in ("ap", "loss"):
+    for name in ("ap", "loss", "matching", "shares"):
         with Image.open(run / "plots" / f"{name}.png") as picture:
             picture.verify()
     assert straight.ended_by == "epochs"
@@ -133,14 +137,80 @@ def test_metrics_have_stable_keys(straight: TrainResult) -> None:
     keys = {row["kind"]: list(row) for row in rows}
     assert keys["train"] == [
         *where,
-        *("loss", "losses", "lr", "gradient_norm", "images_per_second", "memory_mb", "skipped_steps"),
+        *("loss", "losses", "shares", "lr", "gradient_norm", "images_per_second", "memory_mb", "skipped_steps"),
     ]
-    assert keys["eval"] == [*where, "scores", "best_AP", "seconds"]
+    assert keys["eval"] == [*where, "scores", "best_AP", "seconds", "matching"]
+    assert list(rows[-1]["matching"]) == ["images", "most", "instability", "by_token", "epochs", "gap"]
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [1.0, 2.0, 3.0]
-    terms = ("class", "l1", "giou", "class_error", "cardinality_error")
+    terms = ("class", "l1", "giou", "class_error", "cardinality_error", "matching_cost")
     assert list(rows[0]["losses"]) == [f"decoder.{layer}.{term}" for layer in (0, 1) for term in terms]
+    assert list(rows[0]["shares"]) == [f"decoder.{layer}.{term}" for layer in (0, 1) for term in terms[:3]]
     assert tuple(rows[-1]["scores"]) == SCORES
+
+
+def test_the_shares_of_the_losses_sum_to_one(straight: TrainResult) -> None:
+    rows = [row for row in logged(straight.run) if row["kind"] == "train"]
+    assert len(rows) == 6
+    for row in rows:
+        assert sum(row["shares"].values()) == pytest.approx(1.0, abs=1e-5)
+        weighted = {name: share * row["loss"] for name, share in row["shares"].items()}
+        assert weighted["decoder.1.l1"] == pytest.approx(5 * row["losses"]["decoder.1.l1"], rel=1e-5)
+
+
+def test_each_evaluation_tells_how_much_the_matching_has_moved_since_the_one_before(root: Path, tmp_path: Path) -> None:
+    """What inspecting the epochs' checkpoints finds, without a second look at the images."""
+    result = train(tiny.recipe(root, epochs=4, eval_every=2, keep_every=2, lr=0.03), out=tmp_path / "run", device="cpu")
+    told = [row["matching"] for row in logged(result.run) if row["kind"] == "eval"]
+    assert [row["gap"] for row in told] == ["nothing was evaluated before", None]
+    assert told[0]["instability"] is None
+    [step] = inspect_matching([result.run], wish=Wish(trust=True, device="cpu")).runs[0].steps
+    assert (told[1]["instability"], told[1]["most"], told[1]["images"]) == (step.instability, step.most, step.images)
+    assert told[1]["epochs"] == step.epochs == 2
+    assert 0 < told[1]["instability"] <= told[1]["most"]
+
+
+def test_where_the_evaluation_before_is_not_known_the_gap_is_told(root: Path, tmp_path: Path) -> None:
+    half = train(tiny.recipe(root, epochs=1), out=tmp_path / "run", device="cpu")
+    found = load(half.run / "checkpoints" / "last.pt")
+    assert found.training is not None
+    standing = {name: value for name, value in found.training["standing"].items() if name != "matched"}
+    save(replace(found, training=found.training | {"standing": standing}), half.run / "checkpoints" / "last.pt")
+    heard: list[events.Event] = []
+    train(trust=True, resume=half.run, overrides=["train.epochs=3"], device="cpu", on_event=heard.append)
+    told = [row["matching"] for row in logged(half.run) if row["kind"] == "eval"]
+    lost = "the checkpoint that the run went on from holds no matching of the evaluation before"
+    assert [row["gap"] for row in told] == ["nothing was evaluated before", lost, None]
+    assert told[1]["instability"] is None
+    assert told[2]["instability"] is not None
+    warned = [event.message for event in heard if isinstance(event, events.Warned)]
+    assert f"no instability of the matching for this evaluation: {lost}" in warned
+
+
+def test_other_validation_images_than_before_are_told_as_a_gap(root: Path, tmp_path: Path) -> None:
+    half = train(tiny.recipe(root, epochs=1), out=tmp_path / "run", device="cpu")
+    train(trust=True, resume=half.run, overrides=["train.epochs=2", "train.eval_limit=2"], device="cpu")
+    told = [row["matching"] for row in logged(half.run) if row["kind"] == "eval"]
+    assert told[1]["gap"] == "the evaluation before was of other images, truths or queries"
+    assert (told[1]["images"], told[1]["instability"]) == (2, None)
+
+
+def test_faster_rcnn_has_shares_and_neither_costs_nor_instability(root: Path, tmp_path: Path) -> None:
+    model = {
+        "family": "faster_rcnn",
+        "backbone": {"name": "resnet10", "norm": "batch", "frozen_stages": 0},
+        "pyramid_width": 16,
+        "box_head_width": 16,
+        "anchor_sizes": [4, 8, 16, 32, 64],
+    }
+    fields = tiny.fields(root, epochs=1)
+    result = train(Recipe.model_validate(fields | {"model": model}), out=tmp_path / "run", device="cpu")
+    rows = logged(result.run)
+    names = ["roi.class", "roi.box", "rpn.class", "rpn.box"]
+    assert [list(row["shares"]) for row in rows if row["kind"] == "train"] == [names] * 2
+    assert not any("matching" in name for row in rows if row["kind"] == "train" for name in row["losses"])
+    assert not any("matching" in row for row in rows)
+    assert {path.name for path in (result.run / "plots").iterdir()} == {"ap.png", "loss.png", "shares.png"}
 
 
 def test_the_rates_follow_warm_up_and_drop(straight: TrainResult) -> None:

@@ -72,6 +72,16 @@ def test_every_term_equals_a_plain_loop(counts: tuple[int, int]) -> None:
         assert ours["class", layer] == pytest.approx(entropy / weight_sum, rel=1e-5)
         assert ours["l1", layer] == pytest.approx(l1 / num_boxes, rel=1e-5)
         assert ours["giou", layer] == pytest.approx(giou / num_boxes, rel=1e-5)
+        if sum(counts) == 0:
+            assert ("matching_cost", layer) not in ours
+            continue
+        paid = 0.0
+        for (image, query), truth in matched.items():
+            probability = float(predictions.logits[image, query].double().softmax(0)[targets[image].labels[truth]])
+            paid -= probability
+        # Equation 1: minus the probability, five times L1, twice minus the GIoU, of which the loss is one more.
+        paid += 5 * l1 + 2 * (giou - len(matched))
+        assert ours["matching_cost", layer] == pytest.approx(paid / num_boxes, rel=1e-5)
 
 
 def test_the_total_is_the_weighted_sum_of_its_terms() -> None:
@@ -96,6 +106,24 @@ def test_micro_batches_normalised_together_add_up_to_the_whole_batch() -> None:
         )
         parts += CRITERION(replace(predicted, layers=layers), [targets[image]], counts).total
     torch.testing.assert_close(parts, whole.total, rtol=1e-6, atol=1e-6)
+
+
+def test_what_pairs_cost_adds_up_over_micro_batches_and_what_is_a_mean_is_told() -> None:
+    predicted, targets = output(3), truths(4, 0, 1)
+    whole = CRITERION(predicted, targets, CRITERION.counts(targets))
+    parts: dict[int, float] = {0: 0.0, 1: 0.0}
+    for image in range(3):
+        layers = tuple(
+            Predictions(layer.logits[image : image + 1], Cxcywh(layer.boxes[image : image + 1]))
+            for layer in predicted.layers
+        )
+        one = CRITERION(replace(predicted, layers=layers), [targets[image]], CRITERION.counts(targets))
+        for layer in parts:
+            parts[layer] += values(one)["matching_cost", layer]
+    for layer, cost in parts.items():
+        assert cost == pytest.approx(values(whole)["matching_cost", layer], rel=1e-6)
+    assert {term.name for term in whole.terms if not term.adds_up} == {"class_error", "cardinality_error"}
+    assert all(term.adds_up for term in whole.terms if term.weight)
 
 
 def test_without_auxiliary_terms_only_the_last_layer_is_trained() -> None:
