@@ -23,6 +23,7 @@ COMMANDS = (
     ("predict", "detrctl.cli.predict:predict", "Find objects in images; draw and save them."),
     ("compare", "detrctl.cli.compare:compare", "Put runs side by side: scores, speed, curves."),
     ("weights", "detrctl.cli.weights:weights", "Tell, convert, list and fetch files of weights."),
+    ("inspect-data", "detrctl.cli.inspect_data:inspect_data", "See what a dataset holds, as a model sees it."),
     ("recipes", "detrctl.cli.recipes:recipes", "List, show, explain and compare recipes."),
     ("visualize-queries", "detrctl.cli.visualize_queries:visualize_queries", "See what each object query does."),
     ("inspect-matching", "detrctl.cli.inspect_matching:inspect_matching", "See which query meets which object."),

@@ -1,5 +1,6 @@
 """Datasets: an index, image files and transforms become samples for the model."""
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,6 +85,12 @@ class DetectionDataset(Dataset[Sample | None]):
         # Shared, so that loader processes see a new epoch, and the main process what they could not read.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._unreadable = torch.zeros(len(index), dtype=torch.bool).share_memory_()
+
+    def through(self, transform: Transform) -> "DetectionDataset":
+        """The same images, transformed otherwise."""
+        other = copy.copy(self)
+        other.transform = transform
+        return other
 
     def set_epoch(self, epoch: int) -> None:
         """Call it before the loader's iterator is made."""

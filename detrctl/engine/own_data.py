@@ -5,6 +5,7 @@ It has `class_names`, a length, and items `(image, boxes, labels)`: (3, H, W) ui
 counted from 0.
 """
 
+import copy
 from typing import Any, Protocol, cast
 
 import torch
@@ -51,6 +52,12 @@ class OwnDataset(Dataset[Sample]):
         # Shared, so that loader processes see a new epoch, and the main process what they left out or clipped.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._left_out, self._clipped = torch.zeros(2, len(own), dtype=torch.int32).share_memory_()
+
+    def through(self, transform: Transform) -> "OwnDataset":
+        """The same items, transformed otherwise."""
+        other = copy.copy(self)
+        other._transform = transform
+        return other
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)

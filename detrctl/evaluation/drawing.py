@@ -80,15 +80,19 @@ def _luminance(colour: Colour) -> float:
 
 
 def draw(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
-    """A copy of `image` in RGB with the marks on it. Give the most important mark first: its label is placed first."""
+    """A copy of `image` in RGB with the marks on it. Give the most important mark first: its label is placed first.
+
+    A mark with an empty text is a box without a label.
+    """
     picture = image.convert("RGB").copy()
     pen = ImageDraw.Draw(picture, "RGBA")
     line = max(2, round(math.sqrt(picture.width * picture.height) / 200))
     for mark in sorted(marks, key=lambda mark: -_area(mark.box)):  # small boxes stay visible on large ones
         _draw_box(pen, clip(mark.box, picture.size), mark.colour, line)
     font = _font(font_size(picture.size, len(marks)))
-    labels = place_labels([mark.box for mark in marks], [_text_size(font, mark.text) for mark in marks], picture.size)
-    for mark, label in reversed(list(zip(marks, labels, strict=True))):
+    named = [mark for mark in marks if mark.text]
+    labels = place_labels([mark.box for mark in named], [_text_size(font, mark.text) for mark in named], picture.size)
+    for mark, label in reversed(list(zip(named, labels, strict=True))):
         _draw_label(pen, label, mark, font)
     return picture
 

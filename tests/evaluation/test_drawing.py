@@ -69,6 +69,11 @@ def test_the_box_is_drawn_in_its_colour_on_a_copy():
     assert np.unique(np.asarray(image)).tolist() == [90]
 
 
+def test_a_box_without_a_text_has_no_label():
+    picture = draw(Image.new("RGB", (300, 200), GREY), [Mark((100.0, 80.0, 200.0, 150.0), "", class_colour(2))])
+    assert set(np.asarray(picture)[:79].flatten().tolist()) == {90}
+
+
 def test_a_small_box_is_visible_on_a_large_one_whatever_the_order():
     large = Mark((50.0, 50.0, 250.0, 150.0), "", class_colour(0))
     small = Mark((50.0, 90.0, 70.0, 110.0), "", class_colour(1))
