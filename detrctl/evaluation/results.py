@@ -20,23 +20,28 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 
 
-def coco_results(detections: Iterable["Detections"], category_ids: Sequence[int | None]) -> list[Result]:
+def coco_results(
+    detections: Iterable["Detections"], category_ids: Sequence[int | None], *, queries: bool = False
+) -> list[Result]:
     """Contiguous labels become `category_ids`, xyxy becomes xywh; a class whose id is None is left out.
+
+    With `queries` an entry says which `query` it came from, too.
 
     Numbers are the shortest decimals that are still the same float32, so that a file gives exactly the scores that
     the detections themselves give.
     """
-    return [result for found in detections for result in _results_of_image(found, category_ids)]
+    return [result for found in detections for result in _results_of_image(found, category_ids, queries)]
 
 
-def _results_of_image(found: "Detections", category_ids: Sequence[int | None]) -> list[Result]:
+def _results_of_image(found: "Detections", category_ids: Sequence[int | None], queries: bool) -> list[Result]:
     boxes = found.boxes.detach().float().cpu().numpy()
     sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     scores = _shortest(found.scores.detach().float().cpu().numpy())
-    rows = zip(found.labels.tolist(), _shortest(sides), scores, strict=True)
+    rows = zip(found.labels.tolist(), _shortest(sides), scores, found.queries.tolist(), strict=True)
     return [
         {"image_id": found.image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for label, box, score in rows
+        | ({"query": query} if queries else {})
+        for label, box, score, query in rows
         if category_ids[label] is not None
     ]
 
@@ -67,6 +72,8 @@ def _problem_of(entry: object) -> str | None:
             return f"{key} is {entry[key]!r}, a whole number is needed"
     if not is_box(entry["bbox"]):
         return f"bbox is {entry['bbox']!r}, four finite numbers [x, y, width, height] are needed"
+    if "query" in entry and not is_id(entry["query"]):
+        return f"query is {entry['query']!r}, a whole number is needed"
     score = entry["score"]
     return None if is_number(score) else f"score is {score!r}, a finite number is needed"
 

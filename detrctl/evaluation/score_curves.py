@@ -38,8 +38,8 @@ class ScoreCurve:
 
     @property
     def best(self) -> Point | None:
-        """Where F1 is highest; of equal ones the highest score."""
-        return self.at(int(np.argmax(self.f1))) if len(self.score) else None
+        """Where F1 is highest; of equal ones the highest score. None where no answer is right."""
+        return self.at(int(np.argmax(self.f1))) if self.f1.any() else None
 
     def at(self, place: int) -> Point:
         columns = (self.score, self.precision, self.recall, self.f1, self.false_per_image)
@@ -76,7 +76,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ClassPoint:
-    """One category: its truths, and the threshold with its best F1; None where it has no truths or no answers."""
+    """One category: its truths, and the threshold with its best F1; None where no answer is right."""
 
     name: str
     truths: int

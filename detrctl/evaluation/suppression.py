@@ -127,6 +127,8 @@ def sentences(study: Suppression) -> tuple[str, ...]:
         return ("There are no truths here, so nothing can be said about NMS.",)
     if plain.per_image == 0:
         return ("There are no answers here, so there is nothing that NMS could remove.",)
+    if max(row.ap or 0.0 for row in (*study.layers, *study.last)) < NOTICEABLE:
+        return (f"AP is {plain.ap:.3f}: too little is found for NMS to matter.",)
     said = [_about_last(study)] if study.last else []
     return (*said, *([_about_layers(study)] if study.layers else []))
 

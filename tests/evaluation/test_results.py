@@ -33,6 +33,10 @@ def test_detections_become_xywh_with_the_original_category_ids():
     ]
 
 
+def test_the_query_is_named_where_it_is_asked_for():
+    assert [entry["query"] for entry in coco_results([detections()], category_ids=(17, 90), queries=True)] == [0, 1]
+
+
 def test_a_class_without_an_id_is_left_out():
     assert [entry["score"] for entry in coco_results([detections()], category_ids=(None, 5))] == [0.9]
 

@@ -88,6 +88,9 @@ def test_no_answers_and_no_truths_are_no_trouble_and_json_is_plain():
         assert report.curve.best is None
         assert report.curve.points() == []
         assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["best"] is None
+    wrong = made(coco([truth(1, 1, 1, [0, 0, 9, 9])]), [result(1, 1, [50, 50, 9, 9], 0.5)])
+    assert wrong.curve.best is None
+    assert len(wrong.curve.points()) == 1
     content, results = random_case(1)
     written = json.loads(json.dumps(made(content, results).as_dict(), allow_nan=False))
     assert written["best"]["f1"] == max(point["f1"] for point in written["curve"])

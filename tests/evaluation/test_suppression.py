@@ -119,6 +119,11 @@ def test_the_second_sentence_says_what_the_decoder_does(pairs, start):
     )
 
 
+def test_a_model_that_finds_nothing_is_not_said_to_need_no_nms():
+    assert told(0.001, 0.001, 0.002) == "AP is 0.001: too little is found for NMS to matter."
+    assert about_layers((0.0, 0.003, 1.0), (0.0, 0.0, 0.5)) == "AP is 0.000: too little is found for NMS to matter."
+
+
 def test_one_layer_has_nothing_to_be_compared_with():
     assert about_layers((0.2, 0.3, 1.0)) == (
         "The decoder has one layer only, so there is no earlier one to compare it with."
