@@ -105,7 +105,7 @@ class DetectionDataset(Dataset[Sample | None]):
 
     def __getitem__(self, i: int) -> Sample | None:
         try:
-            pixels = self._pixels(i)
+            pixels = self.pixels(i)
         except DataError:
             if self.broken == "fail":
                 raise
@@ -120,7 +120,8 @@ class DetectionDataset(Dataset[Sample | None]):
     def _path(self, i: int) -> Path:
         return self.images / self.index.image(i).file_name
 
-    def _pixels(self, i: int) -> Tensor:
+    def pixels(self, i: int) -> Tensor:
+        """Image i before the transforms, uint8 RGB (3, H, W). Raises DataError if it cannot be read."""
         pixels = self._cache.get(i)
         if pixels is None:
             image = self.index.image(i)

@@ -5,7 +5,7 @@ import mmap
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from detrctl.errors import DataError
 
@@ -56,6 +56,44 @@ def named_split(images: Path, annotations: Path | None) -> SplitFiles:
     if annotations is not None and not annotations.is_file():
         raise DataError(f"{annotations}: no such annotation file")
     return SplitFiles(images, annotations)
+
+
+class ImageFinder:
+    """Finds the images that an annotation file names, somewhere in a dataset folder.
+
+    Where the file is that of one of the folder's splits, these are the split's images; elsewhere a name counts with its
+    folders as far as they are needed to tell files apart. Raises DataError if there is no such folder.
+    """
+
+    def __init__(self, root: Path, annotations: Path):
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder; give the one that holds the images")
+        self._root = root
+        splits = _folders_with_annotations(root) | _annotation_folder(root)
+        same = [s.images for s in splits.values() if s.annotations and s.annotations.resolve() == annotations.resolve()]
+        self._folders = [*same, root, root / "images"]
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def find(self, name: str) -> Path | None:
+        """None where it is not there, or several files could be it."""
+        if not name:
+            return None
+        for folder in self._folders:
+            if (folder / name).is_file():
+                return folder / name
+        wanted = PurePath(name).parts
+        found = self._everywhere().get(wanted[-1], [])
+        exact = [file for file in found if file.parts[-len(wanted) :] == wanted]
+        candidates = exact or found
+        return candidates[0] if len(candidates) == 1 else None
+
+    def _everywhere(self) -> dict[str, list[Path]]:
+        if self._by_name is None:
+            self._by_name = {}
+            for file in sorted(self._root.rglob("*")):
+                if file.suffix.lower() in IMAGE_SUFFIXES:
+                    self._by_name.setdefault(file.name, []).append(file)
+        return self._by_name
 
 
 def _canonical(name: str) -> str:

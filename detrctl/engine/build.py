@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from detrctl.data.batch import Sample, collate
@@ -124,6 +125,26 @@ class DataSplit:
         unread, whole = self.unread(), _whole(self.dataset)
         lines = whole.found() if isinstance(whole, OwnDataset) else ()
         return (f"image files that could not be read, skipped: {listed(unread)}", *lines) if unread else lines
+
+    def pixels(self, image_id: int) -> Tensor | None:
+        """An image as it was before the transforms, uint8 RGB (3, H, W); None where it cannot be read."""
+        whole = _whole(self.dataset)
+        assert isinstance(whole, DetectionDataset | OwnDataset)
+        try:
+            if isinstance(whole, OwnDataset):
+                return whole.pixels(image_id)
+            return whole.pixels(whole.index.image_ids.tolist().index(image_id))
+        except DataError:
+            return None
+
+    @property
+    def file_names(self) -> dict[int, str]:
+        """By image id; a dataset of the user's own has none."""
+        whole = _whole(self.dataset)
+        if not isinstance(whole, DetectionDataset):
+            return {}
+        index = whole.index
+        return {image.id: image.file_name for image in map(index.image, range(len(index)))}
 
     def first(self, limit: int | None) -> "DataSplit":
         """The first `limit` images only; what is scored follows from the images that are loaded."""

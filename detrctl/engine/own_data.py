@@ -76,6 +76,10 @@ class OwnDataset(Dataset[Sample]):
             record = self._transform(make_record(image, inside[keep], labels[keep]))
         return to_sample(record, i, (int(height), int(width)))
 
+    def pixels(self, i: int) -> Tensor:
+        """Image i before the transforms, uint8 RGB (3, H, W)."""
+        return checked(self._own[i], i, len(self._own.class_names))[0]
+
     def found(self) -> tuple[str, ...]:
         """What was wrong with the boxes of the items that were read so far, a line each."""
         counted = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detrctl.data.layouts import SplitFiles, choose_split, find_splits, named_split
+from detrctl.data.layouts import ImageFinder, SplitFiles, choose_split, find_splits, named_split
 from detrctl.errors import DataError
 from tests.data.coco_files import content, write_image, write_json
 
@@ -89,3 +89,23 @@ def test_a_split_named_by_hand_must_exist(tmp_path: Path) -> None:
         named_split(tmp_path / "no", file)
     with pytest.raises(DataError, match=r"no\.json: no such annotation file$"):
         named_split(tmp_path, tmp_path / "no.json")
+
+
+def test_an_image_is_found_by_its_splits_annotations_where_names_repeat(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        write_image(tmp_path / "images" / name / "a.png")
+    val = write_json(tmp_path / "annotations" / "instances_val.json", content())
+    assert ImageFinder(tmp_path, val).find("a.png") == tmp_path / "images" / "val" / "a.png"
+    elsewhere = write_json(tmp_path / "other.json", content())
+    assert ImageFinder(tmp_path, elsewhere).find("a.png") is None, "either could be it"
+    assert ImageFinder(tmp_path, elsewhere).find("train/a.png") == tmp_path / "images" / "train" / "a.png"
+
+
+def test_an_image_is_found_anywhere_in_the_folder_or_not_at_all(tmp_path: Path) -> None:
+    write_image(tmp_path / "deep" / "down" / "b.png")
+    finder = ImageFinder(tmp_path, tmp_path / "gt.json")
+    assert finder.find("b.png") == finder.find("down/b.png") == tmp_path / "deep" / "down" / "b.png"
+    assert finder.find("c.png") is None
+    assert finder.find("") is None
+    with pytest.raises(DataError, match=r"nowhere: no such folder; give the one that holds the images$"):
+        ImageFinder(tmp_path / "nowhere", tmp_path / "gt.json")
