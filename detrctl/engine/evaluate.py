@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from detrctl.data.check import listed
-from detrctl.engine.build import build_data, evaluation_loader, learner_from, require_trust, with_data
+from detrctl.engine.build import DataSplit, build_data, evaluation_loader, learner_from, require_trust, with_data
 from detrctl.engine.checkpoint import find_checkpoint
 from detrctl.engine.distributed import Alone, Processes, choose_device, connected, precision_of_use
 from detrctl.engine.open_weights import open_weights
@@ -20,6 +20,7 @@ from detrctl.evaluation.coco_metrics import CocoScores, score
 from detrctl.evaluation.ground_truth import GroundTruth
 from detrctl.evaluation.results import Result, coco_results
 from detrctl.families.learner import Learner
+from detrctl.recipe.schema import Recipe
 from detrctl.structures import Batch, Categories, Detections, ImageBatch
 from detrctl.weights.classes import is_unused
 
@@ -31,7 +32,7 @@ class Evaluation:
     """Scores and how they came about.
 
     `results` (COCO format, the dataset's category ids) are there on the first process only; the rest is on all. `notes`
-    are worth a line to the user; `data` names the dataset where it is known.
+    are worth a line to the user; `data` names the dataset where it is known. `image_ids` are those that were scored.
     """
 
     scores: CocoScores
@@ -39,6 +40,18 @@ class Evaluation:
     seconds: float
     notes: tuple[str, ...] = ()
     data: str = ""
+    image_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is about to be scored, on which images, by how many processes."""
+
+    learner: Learner
+    recipe: Recipe
+    categories: Categories
+    part: DataSplit
+    processes: Processes
 
 
 def evaluate(
@@ -50,13 +63,15 @@ def evaluate(
     device: torch.device,
     precision: str = "fp32",
     max_dets: int = 100,
+    queries: bool = False,
     processes: Processes | None = None,
     on_progress: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
     """Scores the learner, whose classes are `categories`, on the images of `batches` and on no others.
 
     Each process brings its own batches; an image that several of them saw counts once. A batch may be None (nothing in
-    it could be read). `on_progress` hears how many images this process has done. The learner's mode is kept.
+    it could be read). With `queries` the results say which query each came from. `on_progress` hears how many images
+    this process has done. The learner's mode is kept.
 
     Raises DataError if the categories do not fit or no image came, NonFiniteError if a prediction is NaN or infinite.
     """
@@ -65,14 +80,15 @@ def evaluate(
     category_ids = match_categories(categories, ground_truth)
     mine: dict[int, list[Result]] = {}
     for _, detections in detect_all(learner, batches, device=device, precision=precision):
-        mine.update({found.image_id: coco_results([found], category_ids) for found in detections})
+        mine.update({found.image_id: coco_results([found], category_ids, queries=queries) for found in detections})
         on_progress(len(mine))
     merged = {image_id: found for part in processes.gather(mine) for image_id, found in part.items()}
     if not merged:
         raise DataError("nothing to evaluate: the split has no image that can be read")
     results = tuple(result for image_id in sorted(merged) for result in merged[image_id]) if processes.first else ()
     scores = _score_once(ground_truth.only(merged), results, max_dets, processes)
-    return Evaluation(scores, results, time.monotonic() - started, _notes(categories, category_ids))
+    seconds, notes = time.monotonic() - started, _notes(categories, category_ids)
+    return Evaluation(scores, results, seconds, notes, image_ids=tuple(sorted(merged)))
 
 
 def evaluate_checkpoint(
@@ -87,6 +103,7 @@ def evaluate_checkpoint(
     trust: bool = False,
     recipe: str | None = None,
     on_oddities: Callable[[Sequence[str]], None] = lambda lines: None,
+    on_learner: Callable[[Opened], None] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, images: None,
 ) -> Evaluation:
     """Scores a checkpoint file or a run folder (default: the newest run) on a labelled split, as training does.
@@ -94,7 +111,8 @@ def evaluate_checkpoint(
     An official or Hugging Face file is one as well; `recipe` says which it is of where it cannot tell (DC5).
     `data` is a dataset folder or `shapes` (default: the one that it was trained on), `limit` takes the first images
     only. `batch_size` and `max_dets` are the recipe's by default. Before the model is built, `on_oddities` hears what
-    is odd about the split, a line each; `on_progress` hears the images done, and all of them.
+    is odd about the split, a line each; `on_learner`, which may watch the model from then on, hears what is about to
+    be scored, and the results then name their queries; `on_progress` hears the images done, and all of them.
     """
     opened = open_weights(find_checkpoint(None if ckpt is None else Path(ckpt)), recipe=recipe)
     checkpoint = opened.checkpoint
@@ -112,14 +130,18 @@ def evaluate_checkpoint(
             device=where,
             processes=processes,
         )
+        learner = on_device(learner_from(checkpoint, trust=trust), where)
+        if on_learner is not None:
+            on_learner(Opened(learner, setting, checkpoint.categories, part, processes))
         done = evaluate(
-            on_device(learner_from(checkpoint, trust=trust), where),
+            learner,
             loader,
             part.ground_truth,
             checkpoint.categories,
             device=where,
             precision=precision,
             max_dets=max_dets or setting.evaluate.max_dets,
+            queries=on_learner is not None,
             processes=processes,
             on_progress=lambda done: on_progress(min(done * processes.world, part.images), part.images),
         )

@@ -51,6 +51,18 @@ class Reach:
     ranks: Ints
     available: Ints
 
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Ints, "Reach"]], truths: int) -> "Reach":
+        """Of some truths each, with their places among all `truths`; nothing reaches the others."""
+        whole = cls(np.full(truths, np.nan), *(np.full(truths, empty, dtype=np.int64) for empty in (NOBODY, 0, 0)))
+        for places, part in parts:
+            whole.scores[places], whole.queries[places] = part.scores, part.queries
+            whole.ranks[places], whole.available[places] = part.ranks, part.available
+        return whole
+
+    def take(self, chosen: Bools) -> "Reach":
+        return Reach(self.scores[chosen], self.queries[chosen], self.ranks[chosen], self.available[chosen])
+
 
 @dataclass(frozen=True)
 class Cause:
