@@ -1,18 +1,27 @@
 """`detrctl eval`: COCO scores of a checkpoint, or of a result file without a model."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from detrctl.cli import examination, render
 from detrctl.cli.checkpoints import RECIPE_HELP
-from detrctl.cli.sources import counted
-from detrctl.errors import DetrctlError
+from detrctl.cli.sources import counted, filled, free_folder, say_files
+from detrctl.errors import DataError, DetrctlError
+from detrctl.evaluation.questions import Questions
 
 if TYPE_CHECKING:
     from detrctl.evaluation.coco_metrics import CocoScores
+    from detrctl.evaluation.examination import Examination
+    from detrctl.evaluation.ground_truth import GroundTruth
+
+Told: TypeAlias = "tuple[dict[str, Any], CocoScores, Examination | None, Callable[[int], Any] | None]"
+"""What was scored, the scores, and, if something was asked, what was found, and images by their id."""
+
+FORMATS = ("png", "svg", "pdf")
 
 MEANINGS = {
     "AP": "mean over IoU 0.50 to 0.95",
@@ -63,12 +72,43 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="COCO annotations to score --predictions against.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(metavar="RECIPE", help=RECIPE_HELP)] = None,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="Which kinds of mistakes cost how much AP50, and why (TIDE; seconds more).")
+    ] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="AP of every decoder layer, with and without NMS (up to a minute a layer).")
+    ] = False,
+    nms: Annotated[
+        bool,
+        typer.Option(
+            "--nms",
+            help="Why no NMS: --layers, NMS at several thresholds, duplicates, false positives by score, calibration, "
+            "best thresholds (on COCO some minutes more).",
+        ),
+    ] = False,
+    confusion: Annotated[bool, typer.Option("--confusion", help="The confusion matrix, at IoU 0.5.")] = False,
+    worst: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="The N images that cost the most AP50, with pictures.")
+    ] = None,
+    score: Annotated[
+        float | None,
+        typer.Option(help="From which score up answers count in the options above; default: that of the best F1."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New folder for pictures; default: evaluation, evaluation-2, ...")
+    ] = None,
+    picture_format: Annotated[str, typer.Option("--format", metavar="png|svg|pdf", help="Of the pictures.")] = "png",
+    pictures: Annotated[bool, typer.Option(help="Draw pictures for the options above.")] = True,
 ) -> None:
     """The twelve COCO numbers and AP per class, of a checkpoint or of a COCO result file."""
     if json_file is not None:
         check_writable(json_file)
+    questions = Questions(errors, layers, nms, confusion, worst or 0, score)
+    _check_asked(questions, {"--score": score, "--out": out})
+    folder = _folder(questions, out, picture_format) if pictures else None
     if predictions is None and annotations is None:
-        about, scores = _of_checkpoint(
+        about, scores, found, pixels = _of_checkpoint(
+            questions,
             ckpt,
             data,
             split or "val",
@@ -86,7 +126,7 @@ def evaluate(
     else:
         for_a_model = {
             "--ckpt": ckpt,
-            "--data": data,
+            "--data": data if not worst else None,  # then it says where the images are
             "--split": split,
             "--batch": batch,
             "--limit": limit,
@@ -96,13 +136,39 @@ def evaluate(
         }
         if given := [name for name, value in for_a_model.items() if value is not None]:
             raise DetrctlError(f"--predictions scores a result file as it is: leave out {', '.join(given)}")
-        about, scores = _of_file(predictions, annotations, max_dets=max_dets)
+        if layers:
+            raise DetrctlError("--layers: a result file does not hold the decoder layers' answers; it takes --ckpt")
+        about, scores, found, pixels = _of_file(predictions, annotations, questions, data, max_dets=max_dets)
     show(scores)
+    if found is not None:
+        examination.tell(found)
+        about |= found.as_dict()
+        if folder is not None:
+            with filled(folder) as part:
+                files = examination.write(found, part, picture_format=picture_format, pixels=pixels)
+            say_files(folder, files)
+            if worst and pixels is None:
+                render.say("no pictures of the worst images: say with --data DIR where the images are")
     if json_file is not None:
         write_json(json_file, {**scores.as_dict(), **about})
 
 
+def _folder(questions: Questions, out: Path | None, picture_format: str) -> Path | None:
+    """Where the pictures go, free before the work starts; None where nothing is asked that has pictures."""
+    if picture_format not in FORMATS:
+        raise DetrctlError(f"--format {picture_format}: there are {', '.join(FORMATS)}")
+    return free_folder(out, name="evaluation") if questions else None
+
+
+def _check_asked(questions: Questions, options: dict[str, object]) -> None:
+    """Options that say how to answer need a question."""
+    given = [name for name, value in options.items() if value is not None]
+    if given and not questions:
+        raise DetrctlError(f"{', '.join(given)}: to what? Add --errors, --layers, --nms, --confusion or --worst N")
+
+
 def _of_checkpoint(
+    questions: Questions,
     ckpt: Path | None,
     data: str | None,
     split: str,
@@ -113,43 +179,46 @@ def _of_checkpoint(
     device: str,
     trust: bool,
     recipe: str | None,
-) -> tuple[dict[str, Any], "CocoScores"]:
-    from detrctl.cli import render
+) -> Told:
     from detrctl.cli.checkpoints import chosen_checkpoint
     from detrctl.engine.evaluate import evaluate_checkpoint
+    from detrctl.engine.examine import examine_checkpoint
 
     path = chosen_checkpoint(ckpt)
     with render.progress("evaluating", "images") as heard:
-        done = evaluate_checkpoint(
-            path,
-            data=data,
-            split=split,
-            limit=limit,
-            batch_size=batch,
-            max_dets=max_dets,
-            device=device,
-            trust=trust,
-            recipe=recipe,
-            on_oddities=_say_indented,
-            on_progress=heard,
-        )
+        options: dict[str, Any] = {
+            "data": data,
+            "split": split,
+            "limit": limit,
+            "batch_size": batch,
+            "max_dets": max_dets,
+            "device": device,
+            "trust": trust,
+            "recipe": recipe,
+            "on_oddities": _say_indented,
+            "on_progress": heard,
+        }
+        looked = examine_checkpoint(path, questions, **options) if questions else None
+        done = looked.evaluation if looked else evaluate_checkpoint(path, **options)
     for note in done.notes:
         render.warn(note)
     counts = f"{counted(done.scores.images, 'image')}, {counted(done.scores.truths, 'truth')}"
     render.say(f"{done.data}, split {split}: {counts}, {done.seconds:.1f} s")
-    return {"checkpoint": str(path), "data": done.data, "split": split}, done.scores
+    about = {"checkpoint": str(path), "data": done.data, "split": split}
+    return about, done.scores, looked.examination if looked else None, looked.pixels if looked else None
 
 
 def _say_indented(lines: Iterable[str]) -> None:
-    from detrctl.cli import render
-
     for line in lines:
         render.say(f"  {line}")
 
 
-def _of_file(predictions: Path, annotations: Path, *, max_dets: int | None) -> tuple[dict[str, Any], "CocoScores"]:
-    from detrctl.cli import render
+def _of_file(
+    predictions: Path, annotations: Path, questions: Questions, data: str | None, *, max_dets: int | None
+) -> Told:
+    from detrctl.evaluation.answers import Answers
     from detrctl.evaluation.coco_metrics import score
+    from detrctl.evaluation.examination import Seen, examine
     from detrctl.evaluation.ground_truth import GroundTruth
     from detrctl.evaluation.results import matched_by_file_name, read_results
 
@@ -161,13 +230,42 @@ def _of_file(predictions: Path, annotations: Path, *, max_dets: int | None) -> t
         render.warn(f"{annotations}: {counted(truths.left_out, 'annotation')} left out ({why})")
     counts = f"{counted(scores.images, 'image')}, {counted(scores.truths, 'truth')}"
     render.say(f"{predictions}: {counted(len(results), 'detection')}; {annotations}: {counts}")
-    return {"predictions": str(predictions), "annotations": str(annotations)}, scores
+    about = {"predictions": str(predictions), "annotations": str(annotations)}
+    if not questions:
+        return about, scores, None, None
+    pixels = _pixels_in(Path(data), annotations, truths) if data is not None else None
+    return (
+        about,
+        scores,
+        examine(Seen(truths, Answers.from_results(results)), questions, max_dets=max_dets or 100),
+        pixels,
+    )
+
+
+def _pixels_in(folder: Path, annotations: Path, truths: "GroundTruth") -> Callable[[int], Any]:
+    """Images of a dataset folder by their ids; None for one that is not there or cannot be read, which is told."""
+    from detrctl.data.images import read_image
+    from detrctl.data.layouts import ImageFinder
+
+    finder = ImageFinder(folder, annotations)
+    names = dict(zip(truths.image_ids.tolist(), truths.file_names, strict=True))
+
+    def pixels(image_id: int) -> Any:
+        file = finder.find(names[image_id])
+        if file is None:
+            render.warn(f"{folder}: holds no image {names[image_id] or image_id}; it gets no picture")
+            return None
+        try:
+            return read_image(file)
+        except DataError as error:
+            render.warn(str(error))
+            return None
+
+    return pixels
 
 
 def show(scores: "CocoScores") -> None:
     """The numbers, the classes, and what size does to them."""
-    from detrctl.cli import render
-
     render.say("")
     render.table(
         ("score", "", "meaning"),
