@@ -12,6 +12,7 @@ from torch import Tensor
 from detrctl.inspection.denoising import DenoisingSummary, ImageDenoising, Mask
 from detrctl.inspection.instability import Step
 from detrctl.inspection.matching import NOBODY, ImageMatching, LayerMatching, MatchRow, size_of
+from detrctl.inspection.plain import cell, rounded
 from detrctl.inspection.split_matching import SplitMatching
 from detrctl.structures import Categories
 
@@ -19,7 +20,6 @@ FORMAT = "detrctl matching 1"
 CHEAPEST = 30
 """So many queries of each truth and layer are listed with their costs; at least those that play a part are."""
 
-DIGITS = 4
 HARD_LISTED = 100
 MEANINGS = {
     "cost": "class, l1 and giou are the unweighted parts; total is their sum under `weights`; lower is better",
@@ -125,8 +125,8 @@ def as_json(report: MatchingReport, *, cheapest: int = CHEAPEST) -> dict[str, An
         "images": [_image(shown.matching, cheapest) for shown in report.shown],
         "denoising": None if report.denoising is None else _denoising(report.denoising),
     }
-    rounded: dict[str, Any] = _round(content)
-    return rounded
+    plain: dict[str, Any] = rounded(content)
+    return plain
 
 
 def _run(run: RunMatching) -> dict[str, Any]:
@@ -204,16 +204,6 @@ def _denoising(denoising: DenoisingReport) -> dict[str, Any]:
     }
 
 
-def _round(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, DIGITS)
-    if isinstance(value, Mapping):
-        return {key: _round(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_round(item) for item in value]
-    return value
-
-
 # ---- CSV ----
 
 
@@ -224,8 +214,4 @@ def write_csv(rows: Mapping[str, Iterable[MatchRow]], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["checkpoint", *columns])
         for name, found in rows.items():
-            writer.writerows([name, *(_cell(getattr(row, column)) for column in columns)] for row in found)
-
-
-def _cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+            writer.writerows([name, *(cell(getattr(row, column)) for column in columns)] for row in found)
