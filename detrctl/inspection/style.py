@@ -3,10 +3,12 @@
 Colours are Okabe and Ito's or an even scale; what a colour says, a line's style or a label says as well.
 """
 
+import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -15,6 +17,9 @@ from torch import Tensor
 INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
 """Of Okabe and Ito's palette."""
+
+SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#9ecae1", BLUE, "#08204a"])
+"""White is 0; its lightness falls evenly."""
 
 LINES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
 
@@ -29,6 +34,13 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, dpi=160)
     return path
+
+
+def explain(figure: Figure, text: str) -> None:
+    """A caption below everything, broken to the figure's width."""
+    size = 7.5
+    letters = int(figure.get_figwidth() * 72 / (0.5 * size)) - 4
+    figure.supxlabel("\n".join(textwrap.wrap(text, letters)), fontsize=size, color=MUTED)
 
 
 def or_nan(value: float | None) -> float:
