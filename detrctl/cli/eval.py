@@ -44,7 +44,11 @@ def evaluate(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Dataset folder, or `shapes`; default: the one it was trained on."),
+        typer.Option(
+            metavar="DIR",
+            help="Dataset folder, or `shapes`; default: the one it was trained on. With --predictions and --worst: "
+            "where the images are.",
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Which split of the dataset; default: val.")] = None,
     max_dets: Annotated[
@@ -233,7 +237,7 @@ def _of_file(
     about = {"predictions": str(predictions), "annotations": str(annotations)}
     if not questions:
         return about, scores, None, None
-    pixels = _pixels_in(Path(data), annotations, truths) if data is not None else None
+    pixels = _pixels_in(data, annotations, truths) if data is not None else None
     return (
         about,
         scores,
@@ -242,11 +246,13 @@ def _of_file(
     )
 
 
-def _pixels_in(folder: Path, annotations: Path, truths: "GroundTruth") -> Callable[[int], Any]:
+def _pixels_in(data: str, annotations: Path, truths: "GroundTruth") -> Callable[[int], Any]:
     """Images of a dataset folder by their ids; None for one that is not there or cannot be read, which is told."""
     from detrctl.data.images import read_image
     from detrctl.data.layouts import ImageFinder
+    from detrctl.data.shapes import ensure_shapes
 
+    folder = ensure_shapes() if data == "shapes" else Path(data).expanduser()
     finder = ImageFinder(folder, annotations)
     names = dict(zip(truths.image_ids.tolist(), truths.file_names, strict=True))
 

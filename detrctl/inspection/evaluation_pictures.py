@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from detrctl.evaluation.answers import SIZES
 from detrctl.evaluation.causes import Causes
 from detrctl.evaluation.confusion import BACKGROUND, Confusion
-from detrctl.evaluation.errors import ErrorReport
+from detrctl.evaluation.errors import ErrorReport, ErrorRow
 from detrctl.evaluation.examination import Examination
 from detrctl.evaluation.score_curves import ClassPoint, ScoreReport
 from detrctl.evaluation.suppression import USUAL, Suppressed, Suppression
@@ -43,39 +43,48 @@ def draw_examination(found: Examination, folder: Path, file_format: str) -> list
 
 def errors_figure(report: ErrorReport, causes: Causes) -> Figure:
     """What each kind of mistake costs, overall (bars) and by size (marks); and what DETR's causes cost."""
-    rows = [*report.rows, report.false_positives, report.false_negatives]
-    figure = new_figure(10.4, 3.7)
-    kinds, why = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.45, 1]})
-    places = [*range(6), 6.5, 7.5]  # the special kinds stand apart
-    kinds.barh(places, [row.all.lost_ap for row in rows], color=[SKY] * 6 + [PALE] * 2, height=0.62, label="all sizes")
-    for size, (colour, _, marker) in zip(SIZES, LINES[1:], strict=True):
-        told = [(row.by_size[size].lost_ap, place) for row, place in zip(rows, places, strict=True) if row.by_size]
-        x, y = zip(*told, strict=True)
-        kinds.scatter(x, y, marker=marker, s=26, color=colour, edgecolors="white", linewidths=0.6, zorder=3, label=size)
-    _bars_axes(kinds, places, [f"{row.kind} ({row.all.count})" for row in rows], [row.all.lost_ap for row in rows])
-    dress(kinds, "what each kind of mistake costs (in brackets: how many)", "AP50 gained by mending it alone")
-    kinds.xaxis.set_major_locator(MaxNLocator(6))
-    kinds.yaxis.grid(False)
-    kinds.get_legend().set_loc("lower right" if rows[6].all.lost_ap < rows[0].all.lost_ap else "best")
-    values = [row.lost_ap for row in causes.rows]
-    why.barh(range(len(values)), values, color=BLUE, height=0.55)
-    _bars_axes(why, list(range(len(values))), [f"{row.name} ({row.count})" for row in causes.rows], values)
+    figure = new_figure(10.4, 4.3)
+    grid = figure.add_gridspec(2, 2, width_ratios=[1.45, 1], height_ratios=[6, 2.4])
+    kinds, special, why = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[:, 1])
+    _kind_bars(kinds, report.rows, SKY)
+    dress(kinds, "what each kind of mistake costs (in brackets: how many)", "")
+    _kind_bars(special, (report.false_positives, report.false_negatives), PALE)
+    dress(special, "", "AP50 gained by mending it alone")
+    if (legend := special.get_legend()) is not None:
+        legend.remove()
+    _bars(
+        why,
+        [row.name for row in causes.rows],
+        [row.count for row in causes.rows],
+        [r.lost_ap for r in causes.rows],
+        BLUE,
+    )
     dress(
         why,
         f"why truths are lost or doubled, at score {causes.score:.2f}\n({causes.lost} of {causes.truths} are lost)",
         "AP50 gained by mending it alone",
     )
-    why.xaxis.set_major_locator(MaxNLocator(5))
-    why.yaxis.grid(False)
+    for axes in (kinds, special, why):
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.grid(False)
     return figure
 
 
-def _bars_axes(axes: Axes, places: Sequence[float], names: Sequence[str], values: Sequence[float]) -> None:
-    axes.set_yticks(places, names)
+def _kind_bars(axes: Axes, rows: Sequence[ErrorRow], colour: str) -> None:
+    _bars(axes, [row.kind for row in rows], [row.all.count for row in rows], [row.all.lost_ap for row in rows], colour)
+    axes.patches[0].set_label("all sizes")
+    for size, (ink, _, marker) in zip(SIZES, LINES[1:], strict=True):
+        x, y = zip(*((row.by_size[size].lost_ap, i) for i, row in enumerate(rows) if row.by_size), strict=True)
+        axes.scatter(x, y, marker=marker, s=26, color=ink, edgecolors="white", linewidths=0.6, zorder=3, label=size)
+
+
+def _bars(axes: Axes, names: Sequence[str], counts: Sequence[int], values: Sequence[float], colour: str) -> None:
+    """Values are written at the ends, counts behind the names."""
+    axes.barh(range(len(values)), values, color=colour, height=0.6)
+    axes.set_yticks(range(len(values)), [f"{name} ({count})" for name, count in zip(names, counts, strict=True)])
     axes.invert_yaxis()
-    most = max([*values, 0.01])
-    axes.set_xlim(0, most * 1.25)
-    for place, value in zip(places, values, strict=True):
+    axes.set_xlim(0, max([*values, 0.01]) * 1.25)
+    for place, value in enumerate(values):
         axes.annotate(
             f"{value:.3f}",
             (value, place),
@@ -158,7 +167,7 @@ def _by_threshold(axes: Axes, study: Suppression) -> None:
         axes.axhline(or_nan(getattr(study.plain, attribute)), color=colour, linewidth=1.4, label=f"{name}, none")
     axes.set_ylim(0, _head_room([row.ap50 for row in study.last]))
     axes.invert_xaxis()
-    dress(axes, "NMS of the last answers", "IoU above which NMS removes (stricter to the right)", whole_numbers=False)
+    dress(axes, "NMS on the answers", "IoU above which NMS removes (stricter to the right)", whole_numbers=False)
 
 
 def _false_per_image(axes: Axes, scores: ScoreReport) -> None:
@@ -262,7 +271,7 @@ def _best_by_class(axes: Axes, rows: Sequence[ClassPoint]) -> None:
         color=ORANGE,
         label="at score",
     )
-    axes.set_yticks(range(len(shown)), [row.name[:16] for row in shown])
+    axes.set_yticks(range(len(shown)), [row.name[:16] for row in shown], parse_math=False)
     axes.set_ylim(len(shown) - 0.4, -0.6 - 0.2 * max(1, len(shown)))
     axes.set_xlim(0, 1.02)
     text = "best F1 by class" if len(shown) == len(rows) else f"best F1, {len(shown)} commonest classes"
@@ -285,8 +294,15 @@ def confusion_figure(confusion: Confusion) -> Figure:
     shares = confusion.shares
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     labels = 8.5 if numbered else max(3.5, 60 * side)
-    axes.set_xticks(range(len(names)), [*confusion.names, "missed"], rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), [*confusion.names, "nothing there"])
+    axes.set_xticks(
+        range(len(names)),
+        [*confusion.names, "missed"],
+        rotation=45,
+        ha="right",
+        rotation_mode="anchor",
+        parse_math=False,
+    )
+    axes.set_yticks(range(len(names)), [*confusion.names, "nothing there"], parse_math=False)
     axes.tick_params(labelsize=labels, colors=INK, length=0)
     axes.spines[:].set_visible(False)
     for edge in (len(names) - 1.5,):  # what is no class stands apart

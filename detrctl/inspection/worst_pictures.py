@@ -65,7 +65,8 @@ def worst_figure(image: WorstImage, pixels: Pixels, rank: int) -> Figure:
     """The image with its boxes, a title with the counts, and what each line means below."""
     height, width = pixels.shape[:2]
     across = 6.4 if width >= height else max(4.6, 6.4 * width / height)
-    figure = new_figure(across, across * height / width + 0.8)
+    columns = 4 if across >= 5.5 else 2
+    figure = new_figure(across, across * height / width + (0.85 if columns == 4 else 1.1))
     axes = figure.subplots()
     axes.imshow(pixels, interpolation="nearest")
     axes.set_axis_off()
@@ -80,6 +81,7 @@ def worst_figure(image: WorstImage, pixels: Pixels, rank: int) -> Figure:
         f"{image.found} of {image.truths} found, {image.missed} missed, {image.false} false",
         fontsize=9,
         color=INK,
+        parse_math=False,
     )
     used = [pen for role, pen in PENS.items() if any(one.role == role for one in image.drawn)]
     handles = [Line2D([], [], color=pen.colour, linestyle=pen.line, linewidth=pen.width) for pen in used]
@@ -87,7 +89,7 @@ def worst_figure(image: WorstImage, pixels: Pixels, rank: int) -> Figure:
         handles,
         [pen.meaning for pen in used],
         loc="outside lower center",
-        ncols=2 if across < 5.5 else 4,
+        ncols=columns,
         fontsize=8,
         frameon=False,
         labelcolor=MUTED,
@@ -129,6 +131,7 @@ def _labels(axes: Axes, drawn: Sequence[Drawn], size_wh: tuple[int, int], scale:
             fontsize=POINTS,
             color=_ink(pen.colour),
             va="center_baseline",
+            parse_math=False,
             bbox={"facecolor": pen.colour, "edgecolor": "none", "pad": 1.4, "alpha": 0.92},
         )
 
