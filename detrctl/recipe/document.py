@@ -71,18 +71,29 @@ def path_text(path: FieldPath) -> str:
     return text.removeprefix(".")
 
 
+DEEPEST = 50
+"""Levels of sections and lists within each other: recipes need a handful, and Python's own limit is far from here."""
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes; resolves plain scalars by the table below; knows no aliases."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own interface; filled below
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(
-                None, None, f"recipes know no aliases (*{event.anchor}): write the value out", event.start_mark
-            )
-        return super().compose_node(parent, index)
+            raise self._refusal(f"recipes know no aliases (*{self.peek_event().anchor}): write the value out")
+        if self._depth == DEEPEST:
+            raise self._refusal("nested too deeply for a recipe")
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+    def _refusal(self, problem: str) -> yaml.MarkedYAMLError:
+        return yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
 
 
 NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$")
@@ -106,8 +117,6 @@ def read_document(text: str, *, source: str, rank: int = 0) -> Document:
         return reader.failed(mark.line + 1 if mark else None, f"not valid YAML: {_said(error)}")
     except (yaml.YAMLError, ValueError) as error:
         return reader.failed(None, f"not valid YAML: {str(error).splitlines()[0]}")
-    except RecursionError:
-        return reader.failed(None, "nested too deeply for a recipe")
     if node is None:
         return reader.failed(1, "the recipe is empty; `extends: NAME` alone would do")
     values = reader.value(node, ROOT)
@@ -121,7 +130,7 @@ def read_value(text: str) -> Any:
     reader = _Reader("", 0)
     try:
         node = _Loader(text).get_single_node()
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise ValueError(_said(error) if isinstance(error, yaml.MarkedYAMLError) else str(error)) from error
     value = None if node is None else reader.value(node, ROOT)
     if reader.findings:

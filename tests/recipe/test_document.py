@@ -89,9 +89,17 @@ def test_text_that_is_no_recipe_is_named_with_its_line(text, line, message):
     assert (finding.place.source, finding.place.line, finding.message) == ("my.yaml", line, message)
 
 
-def test_control_characters_and_endless_nesting_are_findings_too():
+def test_control_characters_are_findings_too():
     assert parse("a: \x00").findings[0].message.startswith("not valid YAML: ")
-    assert parse("[" * 400).findings[0].message == "nested too deeply for a recipe"
+
+
+@pytest.mark.parametrize("deep", ["[" * 60, "\n".join(f"{' ' * level}a:" for level in range(60)), "[" * 100_000])
+def test_nesting_without_end_is_found_whatever_depth_python_allows(deep):
+    [finding] = parse(f"b: 1\na: {deep}" if deep[0] == "[" else deep).findings
+    assert finding.message == "not valid YAML: nested too deeply for a recipe"
+    assert finding.place.line == (2 if deep[0] == "[" else 50)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_value(deep)
 
 
 def test_a_double_key_is_found_at_the_second_place_and_the_first_stays():
