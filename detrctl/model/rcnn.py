@@ -122,16 +122,16 @@ class RcnnNetwork(nn.Module):
         return RcnnLosses(class_loss, box, rpn_class, rpn_box)
 
     def _levels(self, images: ImageBatch) -> dict[str, Tensor]:
-        """The pyramid's maps (B, D, h, w), finest first, in fp32: anchors take their precision from them."""
+        """The pyramid's maps (B, D, h, w), finest first, in fp32 or more: anchors take their precision from them."""
         stages = {str(stage): level.values for stage, level in enumerate(self.backbone(images))}
-        return {name: values.float() for name, values in self.pyramid(stages).items()}
+        return {name: at_least_fp32(values) for name, values in self.pyramid(stages).items()}
 
     # ---- first stage ----
 
     def _propose(self, levels: Mapping[str, Tensor], images: ImageBatch, sizes: Sizes) -> _FirstStage:
         said, moved = self.rpn.head(list(levels.values()))
         anchors, per_level = self._anchors(levels, images), [level[0].numel() for level in said]
-        objectness, deltas = (values.float() for values in concat_box_prediction_layers(said, moved))
+        objectness, deltas = map(at_least_fp32, concat_box_prediction_layers(said, moved))
         fine = objectness.isfinite().all(1) & deltas.isfinite().all(1)
         require_finite("the region proposals", fine.split(len(anchors)), images.image_ids)
         with torch.autocast(images.pixels.device.type, enabled=False):
@@ -142,7 +142,8 @@ class RcnnNetwork(nn.Module):
     def _anchors(self, levels: Mapping[str, Tensor], images: ImageBatch) -> Tensor:
         """(A, 4), xyxy in pixels of the canvas, in the order of the first stage's answers."""
         generator, (height, width) = self.rpn.anchor_generator, images.pixels.shape[-2:]
-        generator.set_cell_anchors(torch.float32, images.pixels.device)
+        finest, *_ = levels.values()
+        generator.set_cell_anchors(finest.dtype, finest.device)
         grids = [values.shape[-2:] for values in levels.values()]
         strides = [[stride(height, rows), stride(width, columns)] for rows, columns in grids]
         return torch.cat(generator.grid_anchors(grids, strides))
@@ -159,13 +160,13 @@ class RcnnNetwork(nn.Module):
     def _judge(
         self, levels: Mapping[str, Tensor], proposals: list[Tensor], images: ImageBatch
     ) -> tuple[Tensor, Tensor]:
-        """Class logits (R, C + 1) and box deltas (R, C, 4) of every image's proposals, in fp32."""
+        """Class logits (R, C + 1) and box deltas (R, C, 4) of every image's proposals, in fp32 or more."""
         canvas = (images.pixels.shape[-2], images.pixels.shape[-1])
         pooled = self.roi_heads.box_roi_pool(levels, proposals, [canvas] * len(proposals))
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         fine = logits.isfinite().all(1) & deltas.isfinite().flatten(1).all(1)
         require_finite("the classes and boxes", fine.split([len(p) for p in proposals]), images.image_ids)
-        return logits.float(), deltas.float()
+        return at_least_fp32(logits), at_least_fp32(deltas)
 
     def _candidates(
         self, levels: Mapping[str, Tensor], proposals: list[Tensor], images: ImageBatch, sizes: Sizes
@@ -193,6 +194,11 @@ def second_losses(logits: Tensor, deltas: Tensor, labels: Tensor, true_deltas: T
     own = deltas[of_object, labels[of_object] - 1]
     box_loss = F.smooth_l1_loss(own, true_deltas[of_object], beta=BETA, reduction="sum")
     return class_loss / drawn, box_loss / drawn
+
+
+def at_least_fp32(values: Tensor) -> Tensor:
+    """What autocast has made half as long becomes fp32; fp64 stays."""
+    return values.float() if values.itemsize < 4 else values
 
 
 # ---- sizes ----
