@@ -9,10 +9,11 @@ from detrctl.evaluation.postprocess import sigmoid_top_k
 from detrctl.families.backbones import build_backbone
 from detrctl.families.deformable import (
     REFERENCES,
+    SIZE_BIAS,
     build_deformable_decoder_layers,
     build_deformable_encoder,
+    build_deformable_heads,
     build_deformable_neck,
-    build_moving_heads,
     class_head_places,
     init_deformable,
 )
@@ -44,7 +45,7 @@ def dab_deformable(model: schema.DabDeformableModel, objective: schema.FocalObje
         layers=layers,
         norm=nn.Identity(),
         places=places,
-        heads=build_moving_heads(model, num_classes),
+        heads=build_deformable_heads(model, num_classes, size_bias=SIZE_BIAS),
         reference=REFERENCES[model.reference](eps=EPS),
     )
     return Learner(

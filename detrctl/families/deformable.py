@@ -38,7 +38,7 @@ REFERENCES = {"fixed": Fixed, "refined": Refined, "refined_twice": RefinedTwice}
 RANKINGS = {"foreground": foreground, "best_class": best_class}
 EPS = 1e-5
 SIZE_BIAS = -2.0
-"""Where nothing is proposed, boxes start at sigmoid(-2) = 12 % of the image, as published."""
+"""Added to the logits of sizes where nothing is proposed, as published: of points make boxes of 12 % of the image."""
 
 
 def deformable(model: schema.DeformableModel, objective: schema.FocalObjective, num_classes: int) -> Learner:
@@ -54,7 +54,9 @@ def deformable(model: schema.DeformableModel, objective: schema.FocalObjective, 
         layers=layers,
         norm=nn.Identity(),
         places=SlotPlaces(),
-        heads=build_deformable_heads(model, num_classes),
+        heads=build_deformable_heads(
+            model, num_classes, size_bias=0.0 if model.query_source == "proposals" else SIZE_BIAS
+        ),
         reference=REFERENCES[model.reference](eps=EPS),
     )
     return Learner(
@@ -147,19 +149,21 @@ def residual(model: schema.Deformable) -> Callable[[], nn.Module]:
     return partial(PostNorm, width=model.width, dropout=model.dropout)
 
 
-def build_deformable_heads(model: schema.DeformableModel, num_classes: int) -> Heads:
-    """One pair of heads, or one per layer; of these only the first one proposes sizes, if nothing else does."""
-    size = 0.0 if model.query_source == "proposals" else SIZE_BIAS
+def build_deformable_heads(model: schema.Deformable, num_classes: int, *, size_bias: float = 0.0) -> Heads:
+    """One pair of heads, or one per layer, that start by leaving boxes where they are.
+
+    `size_bias` is added once to the logits of sizes: by the first layer's own head, or by the one for fixed references.
+    """
     class_head = build_class_heads(model, num_classes)
     if has_own_boxes(model):
         return Heads(
             class_head=class_head,
             box_head=PerLayer(
-                build_moving_box_head(model, size_bias=size if layer == 0 else 0.0)
+                build_moving_box_head(model, size_bias=size_bias if layer == 0 else 0.0)
                 for layer in range(model.decoder_layers)
             ),
         )
-    only = build_moving_box_head(model, size_bias=size if model.reference == "fixed" else 0.0)
+    only = build_moving_box_head(model, size_bias=size_bias if model.reference == "fixed" else 0.0)
     return Heads(class_head=class_head, box_head=only)
 
 
@@ -178,15 +182,6 @@ def has_own_classes(model: schema.Deformable) -> bool:
 def has_own_boxes(model: schema.Deformable) -> bool:
     """Whether every decoder layer has a box head of its own."""
     return model.prediction_heads in ("per_layer", "box_per_layer")
-
-
-def build_moving_heads(model: schema.Deformable, num_classes: int) -> Heads:
-    """One pair of heads, or one per layer, that start by leaving boxes where they are."""
-    class_head = build_class_heads(model, num_classes)
-    if not has_own_boxes(model):
-        return Heads(class_head=class_head, box_head=build_moving_box_head(model))
-    boxes = PerLayer(build_moving_box_head(model) for _ in range(model.decoder_layers))
-    return Heads(class_head=class_head, box_head=boxes)
 
 
 def class_head_places(model: schema.Deformable) -> list[str]:

@@ -8,8 +8,8 @@ from detrctl.families.deformable import (
     REFERENCES,
     build_deformable_decoder_layers,
     build_deformable_encoder,
+    build_deformable_heads,
     build_deformable_neck,
-    build_moving_heads,
     build_proposals,
     class_head_places,
     init_deformable,
@@ -36,7 +36,7 @@ def dino(model: schema.DinoModel, objective: schema.FocalObjective, num_classes:
     proposals = build_proposals(model, num_classes, best_class)
     init_deformable(encoder, layers)
     init_transformer(places, proposals.project)
-    heads = build_moving_heads(model, num_classes)
+    heads = build_deformable_heads(model, num_classes)
     if model.proposal_heads in ("decoder_class", "decoder"):
         proposals.class_head = heads.class_head
     if model.proposal_heads in ("decoder_box", "decoder"):
