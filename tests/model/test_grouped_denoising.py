@@ -52,7 +52,8 @@ def test_without_noise_every_group_holds_every_truth_once() -> None:
     assert isinstance(known, Known)
     assert (known.size, known.groups) == (GROUPS * 3, GROUPS)
     seen = set()
-    for image, query, truth in zip(*(x.tolist() for x in vars(known.assignment).values()), strict=True):
+    pairs = known.assignment
+    for image, query, truth in zip(pairs.image.tolist(), pairs.query.tolist(), pairs.truth.tolist(), strict=True):
         assert truth == query % 3
         label = targets[image].labels[truth]
         torch.testing.assert_close(queries.content[image, query, :-1], part.labels.weight[label])

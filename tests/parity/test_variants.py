@@ -244,7 +244,12 @@ def compare_training(fixture: Fixture, learner: Learner, names: dict[str, str], 
             (meeting.layer, *pair)
             for meeting in meetings
             if meeting.stage != "denoising"
-            for pair in zip(*(x.tolist() for x in vars(meeting.assignment).values()), strict=True)
+            for pair in zip(
+                meeting.assignment.image.tolist(),
+                meeting.assignment.query.tolist(),
+                meeting.assignment.truth.tolist(),
+                strict=True,
+            )
         ]
         ours = np.array(sorted(rows), dtype=np.int32).reshape(-1, 4)
         theirs = fixture.arrays[f"{case}.match"]
