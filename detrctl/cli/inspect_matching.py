@@ -102,7 +102,7 @@ def _look(
 
 def write(report: "MatchingReport", folder: Path, *, picture_format: str | None) -> list[Path]:
     """The numbers as JSON and CSV, the page, which holds the same JSON, and the pictures."""
-    from detrctl.inspection.matching_report import write_csv
+    from detrctl.inspection.matching_report import write_csv, write_instability_csv
     from detrctl.inspection.report import compact, fitting_json
 
     json_file, csv_file, page_file = (folder / name for name in ("matching.json", "matching.csv", "report.html"))
@@ -111,6 +111,9 @@ def write(report: "MatchingReport", folder: Path, *, picture_format: str | None)
     write_csv(report.rows, csv_file)
     page_file.write_text(page, encoding="utf-8")
     files = [json_file, csv_file, page_file]
+    if any(run.steps for run in report.runs):
+        files.append(folder / "instability.csv")
+        write_instability_csv(report.runs, files[-1])
     if picture_format is not None:
         from detrctl.inspection.matching_pictures import draw_report
 

@@ -41,12 +41,23 @@ class Grouped:
 
 
 @dataclass(frozen=True)
+class ImageStep:
+    """One image with truths: its `instability` and its `by_token`, and the `most` that either can be."""
+
+    image_id: int
+    instability: int
+    by_token: int
+    most: int
+
+
+@dataclass(frozen=True)
 class Step:
     """From one checkpoint to the next.
 
     `instability` is DN-DETR's, with queries told apart by slot as there; `by_token` the same with queries told apart by
     the encoder token that proposed them, which alone is fair where a slot is but a rank (elsewhere they are equal).
-    `most` is the largest possible. `moved`: the share of truths that another query (or token) answers for.
+    `most` is the largest possible. `moved`: the share of truths that another query (or token) answers for. The means
+    are over all images; `per_image` are those with truths, by id.
     """
 
     before: str
@@ -57,6 +68,7 @@ class Step:
     by_token: float
     most: float
     moved: Grouped
+    per_image: tuple[ImageStep, ...] = ()
 
 
 def index_vector(pairs: Iterable[tuple[int, int]], queries: int) -> list[int]:
@@ -77,20 +89,21 @@ def between_checkpoints(
 ) -> Step:
     """`images` counts those without truths as well, whose instability is 0; both must be of the same images."""
     old, new = last_layer(before), last_layer(after)
-    totals = {}
-    for name, key in (("slot", _slot), ("token", _token)):
-        first, second = _by_image(old, key), _by_image(new, key)
-        totals[name] = sum(instability(first.get(i, {}), second.get(i, {})) for i in first.keys() | second.keys())
-    per_image = max(images, 1)
-    return Step(
-        *names,
-        epochs,
-        images,
-        totals["slot"] / per_image,
-        totals["token"] / per_image,
-        2 * sum(row.query != NOBODY for row in new) / per_image,
-        changed(old, new),
+    slots, tokens = ([_by_image(rows, key) for rows in (old, new)] for key in (_slot, _token))
+    per_image = tuple(
+        ImageStep(
+            i,
+            instability(*(found.get(i, {}) for found in slots)),
+            instability(*(found.get(i, {}) for found in tokens)),
+            2 * len(slots[1].get(i, {})),
+        )
+        for i in sorted({row.image_id for row in new})
     )
+    instabilities, by_token, most = (
+        sum(getattr(image, name) for image in per_image) / max(images, 1)
+        for name in ("instability", "by_token", "most")
+    )
+    return Step(*names, epochs, images, instabilities, by_token, most, changed(old, new), per_image)
 
 
 def between_layers(rows: Sequence[MatchRow]) -> list[Grouped]:

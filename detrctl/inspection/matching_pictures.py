@@ -10,8 +10,10 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from detrctl.boxes import cxcywh_to_xyxy
+from detrctl.evaluation.drawing import place_labels
 from detrctl.inspection.denoising import ImageDenoising, Mask
-from detrctl.inspection.matching import NOBODY, SIZES, ImageMatching
+from detrctl.inspection.matching import NOBODY, SIZES, ImageMatching, LayerMatching
 from detrctl.inspection.matching_report import DenoisingReport, MatchingReport, RunMatching, Shown, listed_queries
 from detrctl.inspection.split_matching import SplitMatching
 from detrctl.inspection.style import (
@@ -24,7 +26,7 @@ from detrctl.inspection.style import (
     draw_box,
     dress,
     image_axes,
-    label_box,
+    label_at,
     new_figure,
     or_nan,
     save,
@@ -32,10 +34,12 @@ from detrctl.inspection.style import (
 from detrctl.structures import Categories
 
 PARTS = (("class_cost", "class"), ("l1", "L1"), ("giou", "GIoU"), ("total", "weighted sum"))
-MOST_COLUMNS = 24
+MOST_COLUMNS = 16
 """Queries in a heat map; more could not be read."""
 
 MOST_NOISED = 4
+PANEL, LETTER = 3.3, 6.5
+"""The width of a picture in inches, and the size of its labels in points."""
 
 
 def draw_report(report: MatchingReport, folder: Path, file_format: str) -> list[Path]:
@@ -134,8 +138,7 @@ def layers_figure(shown: Shown, categories: Categories) -> Figure:
     image, (height, width) = shown.matching, shown.picture.shape[:2]
     across = min(3, len(image.layers))
     down = -(-len(image.layers) // across)
-    panel = 3.3
-    figure = new_figure(panel * across + 0.2, down * (panel * height / width + 0.35) + 0.45)
+    figure = new_figure(PANEL * across + 0.2, down * (PANEL * height / width + 0.35) + 0.45)
     grid = figure.subplots(down, across, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -149,8 +152,7 @@ def layers_figure(shown: Shown, categories: Categories) -> Figure:
             if query == NOBODY:
                 continue
             draw_box(axes, layer.boxes[query], (height, width), colour, "-", 1.8)
-            label = f"{truth} {categories.names[int(image.labels[truth])]}: q{query}"
-            label_box(axes, layer.boxes[query], (height, width), label, colour)
+        _label_pairs(axes, image, layer, categories, (height, width))
         image_axes(axes, (height, width))
     figure.supxlabel(
         f"image {image.image_id}; dashed: truths, solid: the predictions matched to them, with query number",
@@ -158,6 +160,22 @@ def layers_figure(shown: Shown, categories: Categories) -> Figure:
         color=MUTED,
     )
     return figure
+
+
+def _label_pairs(
+    axes: Axes, image: ImageMatching, layer: LayerMatching, categories: Categories, size: tuple[int, int]
+) -> None:
+    """Truth and query at the box of each matched query, labels apart where there is room."""
+    pairs = [(truth, query) for truth, query in enumerate(layer.matched.tolist()) if query != NOBODY]
+    texts = [f"{truth} {categories.names[int(image.labels[truth])]}: q{query}" for truth, query in pairs]
+    # In sixteenths of a point: places are whole numbers, and pixels of the image may be large.
+    scale = 16 * 72 * PANEL / size[1]
+    corners = cxcywh_to_xyxy(layer.boxes) * torch.tensor([size[1], size[0], size[1], size[0]]) * scale
+    frames = [tuple(corners[query].tolist()) for _, query in pairs]
+    extents = [(16 * (0.6 * LETTER * len(text) + 4), 16 * (1.2 * LETTER + 3)) for text in texts]
+    places = place_labels(frames, extents, (round(size[1] * scale), round(size[0] * scale)))
+    for (truth, _), text, (left, top, _, bottom) in zip(pairs, texts, places, strict=True):
+        label_at(axes, (left + 32) / scale, (top + bottom) / 2 / scale, text, LINES[truth % len(LINES)][0], LETTER)
 
 
 # ---- a split ----
@@ -195,6 +213,9 @@ def split_figure(split: SplitMatching) -> Figure:
     quality.set_ylim(0, 1)
     changes.set_ylim(0, 105)
     changes.set_xlim(0.5, max(len(split.layers) - 0.5, 1.5))
+    changes.set_xticks(list(depth)[:-1])
+    for line in changes.lines:
+        line.set_clip_on(False)  # a marker at 0 is seen whole
     figure.suptitle(f"{split.name}: {split.images} images, {split.truths} truths", fontsize=10, color=INK)
     return figure
 

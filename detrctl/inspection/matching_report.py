@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detrctl.inspection.denoising import DenoisingSummary, ImageDenoising, Mask
-from detrctl.inspection.instability import Step
+from detrctl.inspection.instability import ImageStep, Step
 from detrctl.inspection.matching import NOBODY, ImageMatching, LayerMatching, MatchRow, size_of
 from detrctl.inspection.plain import cell, rounded
 from detrctl.inspection.split_matching import SplitMatching
@@ -141,7 +141,7 @@ def _run(run: RunMatching) -> dict[str, Any]:
         "name": run.name,
         "denoising": run.denoising,
         "checkpoints": [checkpoint(split) for split in run.checkpoints],
-        "steps": [asdict(step) for step in run.steps],
+        "steps": [{k: v for k, v in asdict(step).items() if k != "per_image"} for step in run.steps],
     }
 
 
@@ -215,3 +215,12 @@ def write_csv(rows: Mapping[str, Iterable[MatchRow]], path: Path) -> None:
         writer.writerow(["checkpoint", *columns])
         for name, found in rows.items():
             writer.writerows([name, *(cell(getattr(row, column)) for column in columns)] for row in found)
+
+
+def write_instability_csv(runs: Iterable[RunMatching], path: Path) -> None:
+    """One line for each step between checkpoints and image with truths."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["before", "after", *(field.name for field in fields(ImageStep))])
+        for step in (step for run in runs for step in run.steps):
+            writer.writerows([step.before, step.after, *astuple(image)] for image in step.per_image)

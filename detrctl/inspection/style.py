@@ -91,16 +91,7 @@ def draw_box(axes: Axes, box: Tensor, size: tuple[int, int], colour: str, style:
         )
 
 
-def label_box(axes: Axes, box: Tensor, size: tuple[int, int], text: str, colour: str) -> None:
-    height, across = size
-    x, y = float(box[0] - box[2] / 2) * across, float(box[1] - box[3] / 2) * height
-    axes.text(
-        min(max(x, 0), across * 0.8),
-        min(max(y, height * 0.06), height * 0.99),
-        text,
-        fontsize=6.5,
-        color="white",
-        va="bottom",
-        clip_on=True,
-        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
-    )
+def label_at(axes: Axes, x: float, middle: float, text: str, colour: str, points: float) -> None:
+    """White letters of that size on a colour, from `x` to the right, `middle` being half their height."""
+    ground = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
+    axes.text(x, middle, text, fontsize=points, color="white", va="center", clip_on=True, bbox=ground)

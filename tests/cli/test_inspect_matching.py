@@ -47,3 +47,21 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(made, tmp_path, capsys, argu
     assert inspect(made, tmp_path / "m", *arguments) == 2
     assert capsys.readouterr().err == line + "\n"
     assert not (tmp_path / "m").exists()
+
+
+def test_instability_is_told_image_by_image_where_there_are_several_checkpoints(made, tmp_path):
+    for epoch in (1, 2):
+        made_file = made / "run" / "checkpoints" / f"epoch-{epoch:04d}.pt"
+        made_file.write_bytes((made / "run" / "checkpoints" / "best.pt").read_bytes())
+    try:
+        assert inspect(made, tmp_path / "m", "--no-pictures") == 0
+    finally:
+        for file in (made / "run" / "checkpoints").glob("epoch-*.pt"):
+            file.unlink()
+    with (tmp_path / "m" / "instability.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["before", "after", "image_id", "instability", "by_token", "most"]
+    assert {row["image_id"] for row in rows} <= {"50", "51"}
+    assert {(row["before"], row["after"], row["instability"]) for row in rows} == {("run epoch 1", "run epoch 2", "0")}
+    (step,) = json.loads((tmp_path / "m" / "matching.json").read_text())["runs"][0]["steps"]
+    assert "per_image" not in step

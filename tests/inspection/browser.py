@@ -82,6 +82,10 @@ class Page:
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
+    def hover_at(self, x: float, y: float) -> None:
+        """The mouse to a place in the window."""
+        self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def screenshot(self, file: Path) -> None:
         data = self._call("Page.captureScreenshot", format="png")["data"]
         file.write_bytes(base64.b64decode(data))

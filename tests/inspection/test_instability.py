@@ -3,7 +3,14 @@ from dataclasses import replace
 
 import pytest
 
-from detrctl.inspection.instability import Share, between_checkpoints, between_layers, index_vector, instability
+from detrctl.inspection.instability import (
+    ImageStep,
+    Share,
+    between_checkpoints,
+    between_layers,
+    index_vector,
+    instability,
+)
 from detrctl.inspection.matching import NOBODY, MatchRow
 from detrctl.inspection.split_matching import summarise
 
@@ -46,6 +53,14 @@ def test_it_is_the_mean_over_images_of_the_published_sum_over_queries(seed):
         [row(i, truth, query) for i, chosen in epoch.items() for truth, query in enumerate(chosen)] for epoch in epochs
     ]
     assert step(*rows, images=images).instability == expected / images
+
+
+def test_each_image_with_truths_is_told_and_the_numbers_are_their_means():
+    before = [row(5, 0, 0, token=70), row(5, 1, 1, token=80), row(9, 0, 3)]
+    after = [row(5, 0, 2, token=70), row(5, 1, 1, token=80), row(9, 0, NOBODY)]
+    moved = step(before, after, images=4)
+    assert moved.per_image == (ImageStep(5, 2, 0, 4), ImageStep(9, 1, 1, 0))
+    assert (moved.instability, moved.by_token, moved.most) == (3 / 4, 1 / 4, 4 / 4)
 
 
 def test_only_the_last_layer_counts_between_checkpoints():

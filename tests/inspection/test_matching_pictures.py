@@ -4,7 +4,7 @@ from PIL import Image
 from detrctl.boxes import Cxcywh
 from detrctl.inspection.denoising import read_mask
 from detrctl.inspection.matching import match_batch, match_rows
-from detrctl.inspection.matching_pictures import cost_figure, draw_report, mask_table, shown_queries
+from detrctl.inspection.matching_pictures import cost_figure, draw_report, layers_figure, mask_table, shown_queries
 from detrctl.inspection.matching_report import MatchingReport, RunMatching, Shown, Weights
 from detrctl.inspection.split_matching import summarise
 from detrctl.losses.matcher import Matcher, probability_cost
@@ -52,9 +52,24 @@ def test_columns_hold_every_chosen_query_and_no_more_than_can_be_read():
     image = matching()
     columns = shown_queries(image)
     assert columns == sorted(set(columns))
-    assert len(columns) == 24
+    assert len(columns) == 16
     assert {query for layer in image.layers for query in layer.matched.tolist()} <= set(columns)
     assert shown_queries(matching(queries=4)) == [0, 1, 2, 3]
+
+
+def test_labels_of_boxes_in_one_place_do_not_cover_each_other():
+    image = matching()
+    layer = image.layers[0]
+    layer.boxes[layer.matched] = torch.tensor([0.5, 0.5, 0.3, 0.4])
+    figure = layers_figure(Shown(image, torch.zeros(48, 64, 3, dtype=torch.uint8)), CATEGORIES)
+    axes = figure.axes[0]
+    figure.canvas.draw()
+    frames = [text.get_window_extent() for text in axes.texts]
+    assert len(frames) == 3
+    for number, frame in enumerate(frames):
+        assert not any(frame.overlaps(other) for other in frames[:number])
+    names = [f"{t} {CATEGORIES.names[label]}: q{layer.matched[t]}" for t, label in enumerate(image.labels.tolist())]
+    assert [text.get_text() for text in axes.texts] == names
 
 
 def test_a_drawn_mask_is_the_mask():

@@ -132,6 +132,37 @@ def test_a_truth_and_a_query_are_also_chosen_by_pointing_at_their_rows(made):
     assert page.errors == []
 
 
+def test_a_query_is_chosen_by_pointing_at_its_box_in_the_picture(made):
+    page, content = made
+    page.run("document.querySelector('.truth-group[data-truth=\"0\"]').focus()")
+    page.run("document.getElementById('others').click()")
+    listed = "[...document.querySelectorAll('#overlay .line')].map(line => Number(line.dataset.query))"
+    table = content["images"][0]["layers"][LAYERS - 1]["truths"][0]["table"]
+    assert page.run(listed) == [row[0] for row in table]
+    page.run("document.getElementById('picture').scrollIntoView({block: 'center'})")
+    places = page.run(  # on the left sides of boxes, where nothing covers them
+        """[...document.querySelectorAll('#overlay .line')].flatMap(line => {
+            const box = line.getBoundingClientRect(), x = box.x + 1, y = box.y + box.height / 2;
+            return document.elementFromPoint(x, y) === line ? [[Number(line.dataset.query), x, y]] : [];
+        })"""
+    )
+    assert len(places) >= 5
+    for query, x, y in places:
+        page.hover_at(1, 1)
+        page.hover_at(x, y)
+        assert page.run("[...document.querySelectorAll('#costs tr.pointed')].map(r => +r.dataset.query)") == [query]
+        assert page.run("Number(document.querySelector('#overlay .query').dataset.query)") == query
+        # Its row is in sight, in a table that has more rows than fit.
+        row, shown = (
+            page.run(f"document.querySelector('{selector}').getBoundingClientRect().toJSON()")
+            for selector in ("#costs tr.pointed", ".scroll:has(#costs)")
+        )
+        assert shown["top"] <= row["top"] <= row["bottom"] <= shown["bottom"]
+    page.run("document.getElementById('others').click()")
+    assert page.run(listed) == []
+    assert page.errors == []
+
+
 def test_a_click_on_a_column_sorts_up_and_another_down(made):
     page, content = made
     page.run("document.querySelector('.truth-group[data-truth=\"1\"]').focus()")

@@ -117,7 +117,7 @@
     const parts = [];
     if (told) {
       if (byId("others").checked) {
-        parts.push(...told.table.map(([query]) => draw("rect", { class: "faint", ...place(queryBox(query)) })));
+        parts.push(...told.table.flatMap(([query]) => listed(query)));
       }
       if (told.runner_up >= 0) parts.push(...outline("runner", queryBox(told.runner_up), { "data-query": told.runner_up }));
       if (state.query !== null && layer().queries[state.query]) {
@@ -125,6 +125,15 @@
       }
     }
     overlay.replaceChildren(...parts);
+  }
+
+  // A faint box, and a wider line that nobody sees to point at: its row in the table of costs is marked then.
+  function listed(query) {
+    const box = place(queryBox(query));
+    const line = draw("rect", { class: "line", ...box, "data-query": query });
+    line.addEventListener("pointerenter", () => { point(query); bringRow(query); });
+    line.addEventListener("pointerleave", () => point(null));
+    return [draw("rect", { class: "faint", ...box }), line];
   }
 
   // Focus stays where it is, so nothing that can hold it is drawn anew here.
@@ -148,11 +157,19 @@
     }
   }
   function point(query) {
+    if (query === state.query) return; // what is drawn anew under the pointer would be entered anew
     state.query = query;
     drawOverlay();
     for (const line of byId("costs").querySelectorAll("tbody tr")) {
       line.classList.toggle("pointed", Number(line.dataset.query) === query);
     }
+  }
+
+  // Only the table scrolls, never the page under the pointer.
+  function bringRow(query) {
+    const line = byId("costs").querySelector(`tr[data-query="${query}"]`);
+    const view = byId("costs").parentElement;
+    view.scrollTop += line.getBoundingClientRect().top - view.getBoundingClientRect().top - view.clientHeight / 2;
   }
 
   const entryOf = (told, query) => told.table.find((row) => row[0] === query) ?? null;
@@ -276,7 +293,7 @@
     ["score", (row) => row.terms.score, number],
     ["margin", (row) => row.terms.margin, number],
     ["found", (row) => row.terms.found, perCent],
-    ["next layer changes", (row) => row.changes, perCent],
+    ["next layer changes", (row) => row.changes, (value) => (value === null ? "–" : perCent(value))],
   ];
 
   function tellSplit() {
