@@ -1,14 +1,10 @@
-"""Pictures of a split: its classes, sizes, crowds and shapes, and samples before and after augmentation.
-
-Colours are Okabe and Ito's; what a colour says, a line's style or a label says as well.
-"""
+"""Pictures of a split: its classes, sizes, crowds and shapes, and samples before and after augmentation."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
@@ -28,10 +24,9 @@ from detrctl.inspection.data_facts import (
     SizeCounts,
 )
 from detrctl.inspection.data_report import DataReport, ShownImage, View
+from detrctl.inspection.style import BLUE, GREEN, INK, MUTED, ORANGE, SKY, dress, new_figure, save
 from detrctl.structures import Categories
 
-INK, MUTED, GRID = "#222222", "#666666", "#e4e4e4"
-BLUE, ORANGE, GREEN, SKY = "#0072b2", "#d55e00", "#009e73", "#56b4e9"
 SIZES = (("small", SKY, "//"), ("medium", BLUE, ""), ("large", ORANGE, ".."))
 
 SIZE_TICKS = (1, 2, 4, 8, 16, 32, 96, 192, 384, 768, 1536, 3072)
@@ -58,7 +53,7 @@ def draw_report(report: DataReport, categories: Categories, folder: Path, file_f
     figures["boxes-per-image"] = per_image_figure(report.facts)
     if report.shown:
         figures["samples"] = samples_figure(report.shown, categories)
-    return [_save(figure, folder / f"{name}.{file_format}") for name, figure in figures.items()]
+    return [save(figure, folder / f"{name}.{file_format}") for name, figure in figures.items()]
 
 
 # ---- numbers ----
@@ -67,7 +62,7 @@ def draw_report(report: DataReport, categories: Categories, folder: Path, file_f
 def classes_figure(facts: DataFacts) -> Figure:
     """A bar for each class, its parts by size."""
     shown = facts.classes[:MOST_CLASSES]
-    figure = _figure(7.2, 0.24 * len(shown) + 1.4)
+    figure = new_figure(7.2, 0.24 * len(shown) + 1.4)
     axes = figure.subplots()
     places = range(len(shown))
     left = np.zeros(len(shown))
@@ -83,7 +78,7 @@ def classes_figure(facts: DataFacts) -> Figure:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(0, 1.25 * max(counted.boxes for counted in shown))
     more = f" (of {len(facts.classes)} the {MOST_CLASSES} most frequent)" if len(facts.classes) > MOST_CLASSES else ""
-    _dress(axes, f"{_name(facts)}: boxes by class{more}", "boxes")
+    dress(axes, f"{_name(facts)}: boxes by class{more}", "boxes")
     axes.grid(visible=False, axis="y")
     axes.legend(frameon=False, fontsize=8, loc="lower right", title="size in the file", title_fontsize=8)
     return figure
@@ -91,8 +86,10 @@ def classes_figure(facts: DataFacts) -> Figure:
 
 def sizes_figure(facts: DataFacts) -> Figure:
     """Shares of boxes by size, in the file and as the model sees them, over the limits of COCO."""
-    figure = _figure(7.2, 3.8)
+    figure = new_figure(7.2, 3.8)
     axes = figure.subplots()
+    below = "size: square root of the box's area, in pixels"
+    dress(axes, f"{_name(facts)}: {facts.boxes} boxes by size", below, whole_numbers=False)
     stages: list[tuple[str, SizeCounts, str, object]] = [
         ("in the files", facts.file, MUTED, ":"),
         (f"evaluation, {facts.limits.size}", facts.evaluated, BLUE, "-"),
@@ -106,7 +103,6 @@ def sizes_figure(facts: DataFacts) -> Figure:
         axes.stairs(shares, SIZE_EDGES, color=colour, linestyle=style, linewidth=1.8, label=name)
     axes.set_ylim(0, 1.22 * highest)
     _sizes_axis(axes, [found for _, found, _, _ in stages])
-    _dress(axes, f"{_name(facts)}: {facts.boxes} boxes by size", "size: square root of the box's area, in pixels")
     axes.set_ylabel("% of the boxes", color=MUTED)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=len(stages))
     return figure
@@ -130,7 +126,7 @@ def _sizes_axis(axes: Axes, stages: Sequence[SizeCounts]) -> None:
 
 def per_image_figure(facts: DataFacts) -> Figure:
     """Images by their number of boxes, against the model's limits."""
-    figure = _figure(7.2, 3.4)
+    figure = new_figure(7.2, 3.4)
     axes = figure.subplots()
     per, limits = facts.per_image, facts.limits
     numbers, images = np.array(per.counts).T
@@ -148,13 +144,10 @@ def per_image_figure(facts: DataFacts) -> Figure:
             # Between two bars: what lies to the right is beyond.
             axes.axvline(limit + 0.5, color=colour, linestyle=style, linewidth=1.8, label=f"{limit} {name}{far}")
     axes.set_xlim(-0.6, end)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     said = f"{per.empty} without, mean {per.mean:.1f}, at most {per.most}"
-    _dress(axes, f"{_name(facts)}: boxes in an image ({said})", "boxes in the image")
+    dress(axes, f"{_name(facts)}: boxes in an image ({said})", "boxes in the image")
     axes.set_ylabel("images", color=MUTED)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -165,7 +158,7 @@ def _right_end(per: PerImage, *limits: int | None) -> float:
 
 
 def aspects_figure(facts: DataFacts) -> Figure:
-    figure = _figure(7.2, 3.2)
+    figure = new_figure(7.2, 3.2)
     axes = figure.subplots()
     axes.stairs(100 * np.array(facts.aspects.counts) / facts.boxes, ASPECT_EDGES, color=BLUE, fill=True)
     axes.set_xscale("log", base=2)
@@ -176,10 +169,11 @@ def aspects_figure(facts: DataFacts) -> Figure:
     for limit in (1 / LONG, LONG):
         axes.axvline(limit, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
     found = facts.aspects
-    _dress(
+    dress(
         axes,
         f"{_name(facts)}: shapes of boxes ({found.tall} taller than 1:{LONG:g}, {found.wide} wider than {LONG:g}:1)",
         "width : height, in the file",
+        whole_numbers=False,
     )
     axes.set_ylabel("% of the boxes", color=MUTED)
     return figure
@@ -197,7 +191,7 @@ def samples_figure(shown: Sequence[ShownImage], categories: Categories) -> Figur
     columns = max(len(image.views) for image in shown)
     ratios = [max(view.picture.shape[0] / view.picture.shape[1] for view in image.views) for image in shown]
     heights = [VIEW_INCHES * min(ratio, 1.5) + 0.3 for ratio in ratios]
-    figure = _figure(VIEW_INCHES * columns, sum(heights))
+    figure = new_figure(VIEW_INCHES * columns, sum(heights))
     grid = figure.subplots(len(shown), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     named = all(len(view.labels) <= LABELLED for image in shown for view in image.views)
     for row, image in enumerate(shown):
@@ -233,27 +227,3 @@ def marked(view: View, categories: Categories | None) -> NDArray[np.uint8]:
         for (x0, y0, x1, y1), label in zip(view.boxes.tolist(), view.labels.tolist(), strict=True)
     ]
     return np.asarray(draw(picture, marks))
-
-
-# ---- parts ----
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _dress(axes: Axes, title: str, x: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, color=INK, weight="bold")
-    axes.set_xlabel(x, color=MUTED)
-    axes.grid(visible=True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=8)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path)
-    return path

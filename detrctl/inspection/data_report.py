@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from detrctl.inspection.data_facts import ASPECT_EDGES, SIZE_EDGES, DataFacts, SplitBoxes
+from detrctl.inspection.plain import rounded
 
 FORMAT = "detrctl data 1"
-DIGITS = 4
 MEANINGS = {
     "size": "the side, in pixels, of the square with a box's area; tiny: below 8, and small as well; small: below 32; "
     "large: above 96 (COCO's limits, here always of the box's own area)",
@@ -55,7 +55,7 @@ class DataReport:
 def as_json(report: DataReport) -> dict[str, Any]:
     """Plain values; floats rounded to four digits after the point."""
     edges = {"sizes": list(SIZE_EDGES), "aspects": list(ASPECT_EDGES)}
-    content: dict[str, Any] = _round(
+    content: dict[str, Any] = rounded(
         {
             "format": FORMAT,
             **asdict(report.facts),
@@ -65,16 +65,6 @@ def as_json(report: DataReport) -> dict[str, Any]:
         }
     )
     return content
-
-
-def _round(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, DIGITS)
-    if isinstance(value, dict):
-        return {key: _round(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_round(item) for item in value]
-    return value
 
 
 def write_classes(facts: DataFacts, path: Path) -> None:
