@@ -7,6 +7,7 @@ from torch import nn
 from detrctl.errors import DetrctlError
 from detrctl.model.backbone import RESNETS, Backbone, ResNet
 from detrctl.model.backbone_layernorm import LayerNormNetwork
+from detrctl.model.backbone_slim import SLIM_NETWORKS, SlimResNet
 from detrctl.model.backbone_weights import read_weights
 from detrctl.parts import build_part
 from detrctl.recipe import schema
@@ -24,7 +25,9 @@ def build_backbone(backbone: schema.Backbone, *, stages: Sequence[int]) -> Backb
     return Backbone(body)
 
 
-def build_body(backbone: schema.Backbone, stages: Sequence[int]) -> ResNet | LayerNormNetwork:
+def build_body(backbone: schema.Backbone, stages: Sequence[int]) -> ResNet | SlimResNet | LayerNormNetwork:
+    if backbone.name in SLIM_NETWORKS:
+        return SlimResNet(name=backbone.name, norm=backbone.norm, stages=stages, frozen_stages=backbone.frozen_stages)
     if backbone.name not in RESNETS:
         return LayerNormNetwork(
             name=backbone.name, stages=stages, frozen_stages=backbone.frozen_stages, drop_path=backbone.drop_path

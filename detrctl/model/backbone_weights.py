@@ -31,9 +31,9 @@ def read_weights(source: str, name: str) -> dict[str, Tensor]:
 
 
 def _download(name: str) -> dict[str, Tensor]:
-    if name == "resnet10":
+    if name == "resnet10" or name.startswith("slim_"):
         raise DetrctlError(
-            "model.backbone.weights: no ImageNet weights are published for resnet10; choose none or resnet18"
+            f"model.backbone.weights: no ImageNet weights are published for {name}; choose none or resnet18"
         )
     try:
         # Version 1 of the weights, as in the published DETR: later recipes (V2) shift every statistic.

@@ -40,7 +40,7 @@ SCHEDULE = "train.schedule"
 PYRAMID_LEVELS = 5
 LAYER_NORM_NETWORKS = ("swin_", "convnext_")
 """What their names begin with."""
-BASIC_BLOCK_NETWORKS = ("resnet10", "resnet18", "resnet34")
+BASIC_BLOCK_NETWORKS = ("slim_32", "slim_48", "slim_64", "resnet10", "resnet18", "resnet34")
 INITIALISED = "weights imagenet, or starting from a checkpoint (--init-from) would do"
 
 

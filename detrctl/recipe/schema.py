@@ -19,6 +19,9 @@ PartName = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
 
 
 BackboneName = Literal[
+    "slim_32",
+    "slim_48",
+    "slim_64",
     "resnet10",
     "resnet18",
     "resnet34",
@@ -40,13 +43,15 @@ class Backbone(Section):
     """The convolutional network that turns pixels into features."""
 
     name: BackboneName | PartName = Field(
-        "resnet50", description="Which network; `package.module:Name` puts in one of your own."
+        "resnet50",
+        description="Which network; slim ones have no published weights, and `package.module:Name` puts in one of your "
+        "own.",
     )
     weights: str = Field("none", description="`imagenet` (downloaded once), the path of a state-dict file, or `none`.")
     norm: Literal["frozen", "batch"] = Field(
         "frozen",
-        description="A ResNet's batch norm, with frozen statistics (published; needs pretrained weights) or trainable; "
-        "others have layer norms.",
+        description="The batch norm of a ResNet or slim network, with frozen statistics (published; needs pretrained "
+        "weights) or trainable; others have layer norms.",
     )
     frozen_stages: int = Field(
         2,
@@ -69,7 +74,7 @@ class Backbone(Section):
     @property
     def has_frozen_norm(self) -> bool:
         """Whether there are statistics that training never moves, so that they have to come from weights."""
-        return self.norm == "frozen" and self.name.startswith("resnet")
+        return self.norm == "frozen" and self.name.startswith(("resnet", "slim_"))
 
 
 class OneStage(Backbone):

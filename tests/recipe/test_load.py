@@ -42,9 +42,9 @@ queries: 5
 """
     assert report(text) == [
         "my.yaml:3: model.querys: no such field. Did you mean 'queries'?",
-        "my.yaml:5: model.backbone.name: found 'resnet5', expected one of resnet10, resnet18, resnet34, resnet50, "
-        "resnet101, swin_t, swin_s, swin_b, swin_v2_t, swin_v2_s, swin_v2_b, convnext_tiny, convnext_small, "
-        "convnext_base or `package.module:Name`. Did you mean 'resnet50'?",
+        "my.yaml:5: model.backbone.name: found 'resnet5', expected one of slim_32, slim_48, slim_64, resnet10, "
+        "resnet18, resnet34, resnet50, resnet101, swin_t, swin_s, swin_b, swin_v2_t, swin_v2_s, swin_v2_b, "
+        "convnext_tiny, convnext_small, convnext_base or `package.module:Name`. Did you mean 'resnet50'?",
         "my.yaml:6: model.backbone.stage: found 2, expected one of 3, 4, 5",
         "my.yaml:7: model.class_head: found 'abc', expected `package.module:Name` or null",
         "my.yaml:8: model.heads: stands here twice, first at line 2; keep one",
