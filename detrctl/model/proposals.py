@@ -30,16 +30,25 @@ class EncoderProposals(nn.Module):
 
     Source: Zhu et al. 2021, appendix A.4, two-stage. Tokens at padding and those whose preset box leaves the image are
     blanked before the heads; they can still be chosen when there are few others, and have the box (1, 1, 1, 1) then.
+    `smallest` is the preset boxes' side on the finest level.
     """
 
-    def __init__(self, *, width: int, class_head: nn.Module, box_head: nn.Module, rank: Callable[[Tensor], Tensor]):
+    def __init__(
+        self,
+        *,
+        width: int,
+        class_head: nn.Module,
+        box_head: nn.Module,
+        rank: Callable[[Tensor], Tensor],
+        smallest: float = SMALLEST_ANCHOR,
+    ):
         super().__init__()
         self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
-        self.class_head, self.box_head, self.rank = class_head, box_head, rank
+        self.class_head, self.box_head, self.rank, self.smallest = class_head, box_head, rank, smallest
 
     def forward(self, memory: Tokens, count: int) -> Proposals:
         """The best `count` proposals, or as many as there are tokens."""
-        anchors, is_usable = preset_boxes(memory)
+        anchors, is_usable = preset_boxes(memory, self.smallest)
         values = self.values(memory, is_usable)
         logits = self.class_head(values)
         start = anchors.logit().masked_fill(~is_usable[..., None], torch.inf)
@@ -53,15 +62,15 @@ class EncoderProposals(nn.Module):
         return values
 
 
-def preset_boxes(memory: Tokens, smallest: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """A box around each token, (B, S, 4) cxcywh, and which of them lie well inside the image, (B, S) bool.
+def preset_boxes(memory: Tokens, smallest: float = SMALLEST_ANCHOR) -> tuple[Tensor, Tensor]:
+    """A square around each token, (B, S, 4) cxcywh, and which of them lie well inside the image, (B, S) bool.
 
-    `smallest` (2,) is its width and height on the finest level, by default `SMALLEST_ANCHOR` both.
+    `smallest` is its side on the finest level, as a fraction of the image.
     """
     centres = memory.centres
-    side = centres.new_full((2,), SMALLEST_ANCHOR) if smallest is None else smallest
     sides = [
-        (side * 2.0**level).expand(height * width, -1) for level, (height, width) in enumerate(memory.level_shapes)
+        centres.new_full((height * width, 2), smallest * 2.0**level)
+        for level, (height, width) in enumerate(memory.level_shapes)
     ]
     anchors = torch.cat([centres, torch.cat(sides).expand(len(centres), -1, -1)], dim=-1)
     is_inside = ((anchors > 0.01) & (anchors < 0.99)).all(-1)

@@ -38,6 +38,8 @@ BACKBONE = "model.backbone"
 AUGMENT = "data.augment"
 SCHEDULE = "train.schedule"
 PYRAMID_LEVELS = 5
+LARGEST_ANCHOR = 0.99
+"""Preset boxes with a side from here on are not used (Zhu et al. 2021's code)."""
 LAYER_NORM_NETWORKS = ("swin_", "convnext_")
 """What their names begin with."""
 BASIC_BLOCK_NETWORKS = ("slim_32", "slim_48", "slim_64", "resnet10", "resnet18", "resnet34")
@@ -129,6 +131,18 @@ def _groups_are_learned(query_groups: int, query_source: str) -> str | None:
     return (
         f"found query_groups {query_groups} with query_source {query_source}, whose queries are the encoder's; "
         "query_groups 1 would do"
+    )
+
+
+def _anchors_fit(smallest_anchor: float, stages: list[int], extra_levels: int, source: str) -> str | None:
+    """`source` is what the queries or, where they always come from proposals, what the proposals' heads are."""
+    levels = len(stages) + extra_levels
+    largest = smallest_anchor * 2.0 ** (levels - 1)
+    if source == "learned" or largest < LARGEST_ANCHOR:
+        return None
+    return (
+        f"found smallest_anchor {smallest_anchor:g} with {levels} levels, so that the coarsest level's would be "
+        f"{largest:g} of the image and unusable; {LARGEST_ANCHOR / 2**levels:.2g} would do"
     )
 
 
@@ -298,6 +312,10 @@ RULES = (
     Rule((f"{BACKBONE}.drop_path", f"{BACKBONE}.name"), _drop_path_network),
     Rule(("model.proposal_heads", "model.prediction_heads"), _proposals_share),
     Rule(("model.query_groups", "model.query_source"), _groups_are_learned),
+    *(
+        Rule(("model.smallest_anchor", f"{BACKBONE}.stages", "model.extra_levels", source), _anchors_fit)
+        for source in ("model.query_source", "model.proposal_heads")
+    ),
     Rule((f"{BACKBONE}.options", f"{BACKBONE}.name"), _options_need_own_backbone),
     Rule((f"{BACKBONE}.norm", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_norm, Level.START),
     Rule((f"{BACKBONE}.frozen_stages", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_stages, Level.START),

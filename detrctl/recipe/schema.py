@@ -250,6 +250,13 @@ class DeformableModel(Deformable):
     query_source: Literal["learned", "proposals"] = Field(
         "learned", description="Where queries come from: learned points, or the encoder's best proposals (two-stage)."
     )
+    smallest_anchor: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Side of the boxes that proposals start from on the finest level, as a fraction of the image "
+        "(published: 0.05); each coarser level doubles it.",
+    )
     ranking: Literal["foreground", "best_class"] = Field(
         "foreground",
         description="What ranks proposals, and what their class head learns: object or not (published), or classes.",
@@ -313,6 +320,13 @@ class DinoModel(Deformable):
     )
     detections: int = Field(
         300, ge=1, le=10000, description="How many of the best pairs of query and class are detections."
+    )
+    smallest_anchor: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Side of the boxes that proposals start from on the finest level, as a fraction of the image "
+        "(published: 0.05); each coarser level doubles it.",
     )
     proposal_heads: Literal["own", "decoder_class", "decoder_box", "decoder"] = Field(
         "own",

@@ -54,6 +54,18 @@ ERRORS = [
         ["model.backbone.stages=[4, 5]"],
     ),
     (
+        ["model.family=dino", "model.smallest_anchor=0.15"],
+        "model.smallest_anchor: found smallest_anchor 0.15 with 4 levels, so that the coarsest level's would be 1.2 of "
+        "the image and unusable; 0.062 would do",
+        ["model.smallest_anchor=0.062"],
+    ),
+    (
+        ["model.family=deformable", "model.query_source=proposals", "model.extra_levels=3"],
+        "model.extra_levels: found smallest_anchor 0.05 with 6 levels, so that the coarsest level's would be 1.6 of "
+        "the image and unusable; 0.015 would do",
+        ["model.query_source=learned"],
+    ),
+    (
         ["model.family=deformable", "model.backbone.stages=[5, 3, 5]"],
         "model.backbone.stages: found [5, 3, 5], expected each stage once and the finest first; [3, 5] would do",
         ["model.backbone.stages=[3, 5]"],
