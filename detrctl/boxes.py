@@ -70,6 +70,12 @@ def pairwise_giou(a: Xyxy, b: Xyxy) -> Tensor:
     return _generalised(Xyxy(a[..., :, None, :]), Xyxy(b[..., None, :, :]))
 
 
+def paired_iou(a: Xyxy, b: Xyxy) -> Tensor:
+    """Row i of `a` against row i of `b`: (N, 4), (N, 4) -> (N,); 0 where both are empty."""
+    intersection, union = _overlap(a, b)
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
 def paired_giou(a: Xyxy, b: Xyxy) -> Tensor:
     """Row i of `a` against row i of `b`: (N, 4), (N, 4) -> (N,)"""
     return _generalised(a, b)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from detrctl.losses.classification import FocalClassification
+from detrctl.losses.classification import Classification, FocalClassification, VarifocalClassification
 from detrctl.losses.criterion import Criterion, LossWeights
 from detrctl.losses.matcher import Matcher, focal_cost
 from detrctl.losses.plan import Plan
@@ -16,6 +16,11 @@ from detrctl.parts import build_part
 from detrctl.recipe import schema
 
 PLACEMENTS = {"attention": PositionsApart, "values": PositionsInValues}
+
+CLASS_TARGETS: dict[str, Callable[[float, float], Classification]] = {
+    "one": FocalClassification,
+    "iou": VarifocalClassification,
+}
 
 PRIOR = 0.01
 """What a sigmoid class head says before training: focal loss starts badly from one half (Lin et al. 2017, 3.3)."""
@@ -92,8 +97,9 @@ def focal_criterion(objective: schema.FocalObjective, *, foreground_only: bool =
             build_matcher(objective.match, cost),
             auxiliary=objective.auxiliary,
             encoder=objective.encoder,
+            encoder_matches=objective.encoder_matches,
             foreground_only=foreground_only,
         ),
-        classification=FocalClassification(objective.alpha, objective.gamma),
+        classification=CLASS_TARGETS[objective.class_target](objective.alpha, objective.gamma),
         weights=loss_weights(objective),
     )

@@ -10,8 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from detrctl.boxes import Cxcywh, cxcywh_to_xyxy, paired_iou
 from detrctl.losses.plan import Meeting
-from detrctl.losses.terms import focal_loss_sum, weighted_cross_entropy_sum
+from detrctl.losses.terms import focal_loss_sum, varifocal_loss_sum, weighted_cross_entropy_sum
 from detrctl.structures import Targets
 
 
@@ -21,8 +22,8 @@ class Classification(Protocol):
     def weight_sum(self, targets: Sequence[Targets]) -> float:
         """What divides the class loss of these images."""
 
-    def loss(self, meeting: Meeting, labels: Tensor, *, divisor: Tensor) -> Tensor:
-        """`labels` (M,) are the classes of the matched truths; `divisor` is the weight sum of the whole step."""
+    def loss(self, meeting: Meeting, labels: Tensor, boxes: Cxcywh, *, divisor: Tensor) -> Tensor:
+        """`labels` (M,) and `boxes` (M, 4) are those of the matched truths; the whole step's weight sum divides."""
 
     def objects_found(self, logits: Tensor) -> Tensor:
         """How many queries of each image say `object`: (B, Q, C) -> (B,)"""
@@ -45,8 +46,8 @@ class SoftmaxClassification:
         matched = sum(min(len(truth), self.queries) for truth in targets)
         return matched + self.no_object * (self.queries * len(targets) - matched)
 
-    def loss(self, meeting: Meeting, labels: Tensor, *, divisor: Tensor) -> Tensor:
-        """`labels` (M,) are the classes of the matched truths; `divisor` is the weight sum of the whole step."""
+    def loss(self, meeting: Meeting, labels: Tensor, boxes: Cxcywh, *, divisor: Tensor) -> Tensor:
+        """`labels` (M,) and `boxes` (M, 4) are those of the matched truths; the whole step's weight sum divides."""
         logits = meeting.predictions.logits.float()
         classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         classes[meeting.assignment.image, meeting.assignment.query] = labels
@@ -72,7 +73,7 @@ class FocalClassification:
     def weight_sum(self, targets: Sequence[Targets]) -> float:
         return sum(len(truth) for truth in targets)
 
-    def loss(self, meeting: Meeting, labels: Tensor, *, divisor: Tensor) -> Tensor:
+    def loss(self, meeting: Meeting, labels: Tensor, boxes: Cxcywh, *, divisor: Tensor) -> Tensor:
         logits = meeting.predictions.logits.float()
         wanted = torch.zeros_like(logits)
         wanted[meeting.assignment.image, meeting.assignment.query, labels] = 1.0
@@ -81,4 +82,38 @@ class FocalClassification:
         return focal_loss_sum(logits, wanted, alpha=self.alpha, gamma=self.gamma) / divisor
 
     def objects_found(self, logits: Tensor) -> Tensor:
+        """How many queries of each image say `object`: (B, Q, C) -> (B,)"""
+        return (logits > 0).any(-1).sum(1)
+
+
+@dataclass(frozen=True)
+class VarifocalClassification:
+    """A sigmoid per class that learns the IoU of a matched query's box with its truth, and zero elsewhere.
+
+    The best of several boxes about an object then scores best, and scores order boxes as AP does. Source: Zhang et al.
+    2021, "VarifocalNet", section 3.2; Zhao et al. 2024, "DETRs Beat YOLOs on Real-time Object Detection" (RT-DETR).
+    """
+
+    alpha: float
+    gamma: float
+
+    def weight_sum(self, targets: Sequence[Targets]) -> float:
+        return sum(len(truth) for truth in targets)
+
+    def loss(self, meeting: Meeting, labels: Tensor, boxes: Cxcywh, *, divisor: Tensor) -> Tensor:
+        logits = meeting.predictions.logits.float()
+        place = (meeting.assignment.image, meeting.assignment.query, labels)
+        with torch.no_grad():
+            found = Cxcywh(meeting.predictions.boxes.float()[place[:2]])
+            iou = paired_iou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(boxes))
+        wanted = torch.zeros_like(logits).index_put(place, iou)
+        positive = torch.zeros_like(logits, dtype=torch.bool).index_put(
+            place, torch.ones_like(labels, dtype=torch.bool)
+        )
+        if meeting.unused is not None:
+            logits, wanted, positive = (x[~meeting.unused] for x in (logits, wanted, positive))
+        return varifocal_loss_sum(logits, wanted, positive, alpha=self.alpha, gamma=self.gamma) / divisor
+
+    def objects_found(self, logits: Tensor) -> Tensor:
+        """How many queries of each image say `object`: (B, Q, C) -> (B,)"""
         return (logits > 0).any(-1).sum(1)

@@ -66,7 +66,7 @@ class Criterion:
         labels = _gather([truth.labels for truth in targets], pairs.image, pairs.truth)
         truth = Cxcywh(_gather([truth.boxes for truth in targets], pairs.image, pairs.truth))
         predicted = Cxcywh(meeting.predictions.boxes.float()[pairs.image, pairs.query])
-        class_loss = self.classification.loss(meeting, labels, divisor=class_weight)
+        class_loss = self.classification.loss(meeting, labels, truth, divisor=class_weight)
 
         def term(name: str, weight: float, value: Tensor, *, adds_up: bool = True) -> LossTerm:
             return LossTerm(name, meeting.stage, meeting.layer, weight, value, adds_up)

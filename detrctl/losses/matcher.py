@@ -73,9 +73,12 @@ class Matcher:
         return CostTable(class_cost, l1, giou, self.class_weight * class_cost + self.l1 * l1 + self.giou * giou)
 
     @torch.no_grad()
-    def __call__(self, predictions: Predictions, targets: Sequence[Targets], *, where: str) -> Assignment:
+    def __call__(
+        self, predictions: Predictions, targets: Sequence[Targets], *, where: str, matches: int = 1
+    ) -> Assignment:
         """Match every image of a batch; with more truths than queries only as many as there are queries are matched.
 
+        With several `matches` the matching is no longer one to one: see `nearest_pairs`.
         Its cost comes from the table that is on the CPU anyway: nothing is waited for, or copied, for it.
         Raises `NonFiniteError` naming the image and `where` (the layer) when a cost is not a number.
         """
@@ -83,7 +86,7 @@ class Matcher:
         # All images in one table, and one transfer: per image, an accelerator would be waited for each time.
         tables = self.cost_table(predictions.logits, predictions.boxes, labels, boxes).total.cpu().numpy()
         pairs = [
-            _assign(table[:, : len(truth)], image, truth.image_id, where)
+            _assign(table[:, : len(truth)], image, truth.image_id, where, matches)
             for image, (table, truth) in enumerate(zip(tables, targets, strict=True))
             if len(truth)
         ]
@@ -100,12 +103,24 @@ def pad_truths(targets: Sequence[Targets]) -> tuple[Tensor, Cxcywh]:
     return labels, Cxcywh(boxes)
 
 
-def _assign(table: np.ndarray, image: int, image_id: int, where: str) -> np.ndarray:
+def _assign(table: np.ndarray, image: int, image_id: int, where: str, matches: int) -> np.ndarray:
     """(Q, G) -> (3, M): image, query and truth of each pair."""
     if not np.isfinite(table).all():
         raise NonFiniteError(f"image {image_id}, {where}: a prediction is NaN or infinite")
-    query, truth = linear_sum_assignment(table)
+    query, truth = linear_sum_assignment(table) if matches == 1 else nearest_pairs(table, matches)
     return np.stack([np.full_like(query, image), query, truth])
+
+
+def nearest_pairs(table: np.ndarray, matches: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every truth's `matches` cheapest queries, (Q, G) -> queries (M,) ascending, truths (M,).
+
+    A query that several truths want goes to the one that it is cheapest for, so that a truth may get fewer.
+    """
+    wanted = np.full_like(table, np.inf)
+    cheapest = np.argpartition(table, min(matches, len(table)) - 1, axis=0)[:matches]
+    np.put_along_axis(wanted, cheapest, np.take_along_axis(table, cheapest, axis=0), axis=0)
+    query = np.flatnonzero(np.isfinite(wanted).any(axis=1))
+    return query, wanted[query].argmin(axis=1)
 
 
 def cheapest_pairs(table: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

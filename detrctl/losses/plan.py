@@ -17,7 +17,7 @@ EncoderTruths = Literal["none", "all_proposals", "selected_proposals"]
 class Meeting:
     """Predictions, the truths that they were assigned, and where in the model this happened.
 
-    `repeats`: how often each truth occurs in `targets` or, with denoising, in `assignment`; it divides the losses too.
+    `repeats`: how often each truth occurs in `targets` or, at most, in `assignment`; it divides the losses too.
     Queries without a truth learn that they are background, but for `unused` ones, (B, Q) bool, which learn nothing.
     """
 
@@ -35,12 +35,14 @@ class Plan:
     """Which of a detector's predictions are trained.
 
     `auxiliary`: the decoder layers before the last, too. `encoder`: which of the encoder's proposals, if there are any;
-    with `foreground_only` their first class logit learns whether there is an object, whatever its class.
+    with `foreground_only` their first class logit learns whether there is an object, whatever its class. Each truth
+    teaches `encoder_matches` of them: dense supervision, as the auxiliary heads of Zong et al. 2023 (Co-DETR) give.
     """
 
     matcher: Matcher
     auxiliary: bool = True
     encoder: EncoderTruths = "none"
+    encoder_matches: int = 1
     foreground_only: bool = False
 
     def __call__(self, output: DetectorOutput, targets: Sequence[Targets]) -> Iterator[Meeting]:
@@ -56,7 +58,8 @@ class Plan:
         predictions = output.proposals.all if every else output.proposals.best()
         if self.foreground_only:
             targets = [replace(truth, labels=torch.zeros_like(truth.labels)) for truth in targets]
-        return Meeting("encoder", -1, predictions, targets, self.matcher(predictions, targets, where="the encoder"))
+        assignment = self.matcher(predictions, targets, where="the encoder", matches=self.encoder_matches)
+        return Meeting("encoder", -1, predictions, targets, assignment, self.encoder_matches)
 
 
 def decoder_meetings(

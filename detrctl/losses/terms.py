@@ -1,5 +1,6 @@
 """The terms of the objective as pure functions of tensors. M matched pairs, B batch, Q queries, C classes."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,3 +32,14 @@ def focal_loss_sum(logits: Tensor, targets: Tensor, *, alpha: float, gamma: floa
     wrong = p * (1 - targets) + (1 - p) * targets
     weights = alpha * targets + (1 - alpha) * (1 - targets)
     return (weights * wrong**gamma * cross_entropy).sum()
+
+
+def varifocal_loss_sum(logits: Tensor, wanted: Tensor, positive: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """(..., C) logits, (..., C) of the qualities to learn, (..., C) bool -> (): binary cross-entropy, weighted, summed.
+
+    A positive weighs as much as it is good; negatives are played down as in the focal loss. Weights have no gradient.
+    Source: Zhang et al. 2021, "VarifocalNet: An IoU-aware Dense Object Detector", equation 2.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    weights = torch.where(positive, wanted, alpha * logits.detach().sigmoid() ** gamma)
+    return (weights * cross_entropy).sum()

@@ -414,11 +414,29 @@ class FocalObjective(SetObjective):
     kind: Literal["focal"] = Field("focal", description="The class loss: softmax with no-object, or focal.")
     match: FocalMatchCost = Field(FocalMatchCost(), description="The cost by which predictions are assigned to truths.")
     class_weight: float = Field(2.0, ge=0, description="Weight of the classification loss.")
-    alpha: float = Field(0.25, ge=0, le=1, description="What a positive weighs against a negative in the focal loss.")
+    alpha: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="What a positive weighs against a negative in the focal loss; with class_target iou what a "
+        "negative weighs (published there: 0.75).",
+    )
     gamma: float = Field(2.0, ge=0, description="How much the focal loss plays down what is already right.")
     encoder: Literal["none", "all_proposals", "selected_proposals"] = Field(
         "all_proposals",
         description="Which of the encoder's proposals are trained too, in models whose queries come from them.",
+    )
+    class_target: Literal["one", "iou"] = Field(
+        "one",
+        description="What a matched query's class learns: 1 (published), or its box's IoU with the truth under the "
+        "varifocal loss, so that scores also say how well boxes fit.",
+    )
+    encoder_matches: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="How many of the encoder's proposals each truth teaches (published: 1): the cheapest ones; the "
+        "decoder, whose queries see each other, settles on one.",
     )
 
 

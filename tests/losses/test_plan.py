@@ -26,8 +26,10 @@ def made() -> DetectorOutput:
     return DetectorOutput((answers,), memory, Proposals(proposals, torch.tensor([[4, 0, 5], [0, 1, 2]])))
 
 
-def encoder_pairs(encoder: EncoderTruths) -> list[tuple[int, int]]:
-    (meeting,) = [m for m in Plan(MATCHER, encoder=encoder)(made(), TRUTHS) if m.stage == "encoder"]
+def encoder_pairs(encoder: EncoderTruths, matches: int = 1) -> list[tuple[int, int]]:
+    plan = Plan(MATCHER, encoder=encoder, encoder_matches=matches)
+    (meeting,) = [m for m in plan(made(), TRUTHS) if m.stage == "encoder"]
+    assert meeting.repeats == matches
     assert not meeting.assignment.image.any()
     answered = [int(meeting.targets[0].labels[truth]) for truth in meeting.assignment.truth]
     return list(zip(meeting.assignment.query.tolist(), answered, strict=True))
@@ -36,6 +38,14 @@ def encoder_pairs(encoder: EncoderTruths) -> list[tuple[int, int]]:
 def test_each_truth_gets_one_proposal_of_all_or_of_the_selected_ones() -> None:
     assert encoder_pairs("all_proposals") == [(0, 1), (4, 0)]
     assert encoder_pairs("selected_proposals") == [(0, 0), (1, 1)]  # places among the selected: tokens 4 and 0
+
+
+def test_each_truth_can_teach_its_nearest_proposals() -> None:
+    assert encoder_pairs("all_proposals", matches=2) == [(0, 1), (1, 1), (4, 0), (5, 0)]
+
+
+def test_a_proposal_that_two_truths_want_teaches_the_nearer_one() -> None:
+    assert encoder_pairs("all_proposals", matches=4) == [(0, 1), (1, 1), (2, 1), (3, 1), (4, 0), (5, 0)]
 
 
 def test_without_encoder_supervision_only_the_decoder_meets_truths() -> None:
