@@ -21,13 +21,17 @@ USUAL = 0.5
 NOTICEABLE = 0.005
 """A change of AP below half a point is called none."""
 
+MOST, FEW = 0.5, 0.1
+"""Shares of duplicates among false positives, from which up they are called most, and some."""
+
 
 @dataclass(frozen=True)
 class Suppressed:
     """Answers of one decoder layer (from 1; None where there are no layers) after NMS at an IoU (None: without).
 
     `duplicates` per truth: answers of a truth's class about a truth that a better answer has found; `sure_duplicates`
-    are those from the score up that gives all answers of the layer, without NMS, the best F1.
+    are those from the score up that gives all answers of the layer, without NMS, the best F1; `sure_false`: wrong
+    answers per image from that score up; `duplicate_share`: how many of these are duplicates (None: there are none).
     """
 
     layer: int | None
@@ -37,6 +41,8 @@ class Suppressed:
     per_image: float
     duplicates: float | None
     sure_duplicates: float | None
+    sure_false: float
+    duplicate_share: float | None
 
 
 @dataclass(frozen=True)
@@ -100,15 +106,18 @@ def _rows(
             best = report_scores(meeting).curve.best
             sure = np.inf if best is None else best.score
         assert sure is not None
-        repeated = errors.kind == "duplicate"
+        repeated, sure_ones = errors.kind == "duplicate", errors.answers.scores >= sure
+        wrong, images = int((errors.wrong & sure_ones).sum()), max(1, len(ground_truth.image_ids))
         yield Suppressed(
             layer,
             threshold,
             meeting.mean_ap,
             meeting.mean_ap50,
-            len(left) / max(1, len(ground_truth.image_ids)),
+            len(left) / images,
             _per_truth(errors, repeated),
-            _per_truth(errors, repeated & (errors.answers.scores >= sure)),
+            _per_truth(errors, repeated & sure_ones),
+            wrong / images,
+            int((repeated & sure_ones).sum()) / wrong if wrong else None,
         )
 
 
@@ -121,7 +130,7 @@ def _per_truth(errors: Errors, chosen: Bools) -> float | None:
 
 
 def sentences(study: Suppression) -> tuple[str, ...]:
-    """What was found about NMS, and about the decoder's layers where there are any."""
+    """What was found about NMS, and about the decoder's layers, or, where there are none, about false positives."""
     plain = study.plain
     if plain.ap is None:
         return ("There are no truths here, so nothing can be said about NMS.",)
@@ -130,7 +139,7 @@ def sentences(study: Suppression) -> tuple[str, ...]:
     if max(row.ap or 0.0 for row in (*study.layers, *study.last)) < NOTICEABLE:
         return (f"AP is {plain.ap:.3f}: too little is found for NMS to matter.",)
     said = [_about_last(study)] if study.last else []
-    return (*said, *([_about_layers(study)] if study.layers else []))
+    return (*said, _about_layers(study) if study.layers else _about_false(plain))
 
 
 def _about_last(study: Suppression) -> str:
@@ -154,6 +163,18 @@ def _about_last(study: Suppression) -> str:
     if study.already is not None:
         return f"These answers went through the detector's own NMS at IoU {study.already:g}; more NMS {found}."
     return f"NMS {found}."
+
+
+def _about_false(plain: Suppressed) -> str:
+    where = "from the score of the best F1 up"
+    if plain.duplicate_share is None:
+        return f"There is no false positive {where}, so no duplicate either."
+    told = f"{100 * plain.duplicate_share:.0f}% of the {plain.sure_false:.2f} false positives per image {where}"
+    if plain.duplicate_share >= MOST:
+        return f"Most false positives are duplicates, which NMS is for: {told}."
+    if plain.duplicate_share >= FEW:
+        return f"Some false positives are duplicates, which NMS is for: {told}."
+    return f"Hardly any false positives are duplicates, so NMS is not what they need: {told}."
 
 
 def _about_layers(study: Suppression) -> str:

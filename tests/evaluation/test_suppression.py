@@ -70,8 +70,8 @@ def test_nothing_at_all_is_no_trouble():
     assert sentences(made) == ("There are no truths here, so nothing can be said about NMS.",)
 
 
-def row(layer, threshold, ap, duplicates=0.25, sure=0.5):
-    return Suppressed(layer, threshold, ap, ap, 10.0, duplicates, sure)
+def row(layer, threshold, ap, duplicates=0.25, sure=0.5, share=None):
+    return Suppressed(layer, threshold, ap, ap, 10.0, duplicates, sure, 1.5, share)
 
 
 def told(*aps, already=None):
@@ -92,6 +92,21 @@ def test_the_first_sentence_says_what_nms_does_to_the_answers():
     assert told(0.4, 0.398, 0.35).startswith("NMS is not needed: at no IoU does it raise AP 0.400 by more than 0.000 ")
     assert told(0.4, 0.4, 0.4, already=0.6).startswith(
         "These answers went through the detector's own NMS at IoU 0.6; more NMS is not needed: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "start"),
+    [
+        (0.5, "Most false positives are duplicates, which NMS is for: 50% of"),
+        (0.1, "Some false positives are duplicates, which NMS is for: 10% of"),
+        (0.04, "Hardly any false positives are duplicates, so NMS is not what they need: 4% of"),
+    ],
+)
+def test_without_layers_the_second_sentence_is_about_false_positives(share, start):
+    rows = (row(None, None, 0.4, share=share), row(None, 0.5, 0.4))
+    assert sentences(Suppression((), rows))[1] == (
+        f"{start} the 1.50 false positives per image from the score of the best F1 up."
     )
 
 
@@ -135,10 +150,15 @@ def test_sentences_are_true_of_answers_that_were_made_for_them():
     first, second = sentences(study(PERFECT, [doubled_more, PERFECT]))
     assert first.startswith("NMS is not needed: at no IoU does it raise AP 1.000 by more than 0.000")
     assert second.startswith("The decoder rids itself of duplicates, layer by layer: ")
-    (only,) = sentences(study(DOUBLED))
-    assert only.startswith("NMS helps: at IoU ")
+    first, second = sentences(study(DOUBLED))
+    assert first.startswith("NMS helps: at IoU ")
+    assert second == (
+        "Most false positives are duplicates, which NMS is for: 100% of the 2.00 false positives per image from the "
+        "score of the best F1 up."
+    )
     close = GroundTruth.from_coco_dict(coco([truth(1, 1, 1, BOXES[0]), truth(2, 1, 1, [12.0, 10.0, 40.0, 40.0])], 1))
     crossing = Answers.from_results([result(1, 1, BOXES[0], 0.9), result(1, 1, [12.0, 10.0, 40.0, 40.0], 0.8)])
-    (harmed,) = sentences(study_suppression(close, crossing, thresholds=(0.5, 0.3)))
+    harmed, clean = sentences(study_suppression(close, crossing, thresholds=(0.5, 0.3)))
+    assert clean == "There is no false positive from the score of the best F1 up, so no duplicate either."
     assert harmed.startswith("NMS only harms: AP falls from 1.000 to 0.505 at best")
     assert np.isclose(study_suppression(close, crossing).plain.ap, 1.0)
