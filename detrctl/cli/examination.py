@@ -119,7 +119,8 @@ def _tell_causes(causes: "Causes") -> None:
     if causes.rank_needed is not None:
         render.say(f"half of those cut off rank {causes.rank_needed} or better among all answers of their image")
     if causes.pairs:
-        render.say("queries that repeat another one (kept + repeats, how often):")
+        queries = "queries (ranks of proposals)" if causes.ranked else "queries"
+        render.say(f"{queries} that repeat another one (kept + repeats, how often):")
         render.say("  " + ", ".join(f"{kept} + {other}: {times}" for kept, other, times in causes.pairs[:PAIRS_TOLD]))
     if causes.since:
         told = ", ".join(f"layer {layer}: {count}" for layer, count in causes.since.items())

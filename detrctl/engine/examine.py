@@ -58,6 +58,7 @@ class Watch:
         self._must_have_layers = questions.layers
         self._layers: list[list[Answers]] = []
         self._reach: list[tuple[Ints, Reach]] = []
+        self._ranked = False
 
     def start(self, opened: Opened) -> None:
         if opened.processes.world > 1:
@@ -85,10 +86,12 @@ class Watch:
             return Seen(scored, answers)
         earlier = [Answers.joined(layer) for layer in self._layers]
         kept = np.isin(truths.image_of, np.array(evaluation.image_ids, dtype=np.int64))
-        return Seen(scored, answers, (*earlier, answers), Reach.joined(self._reach, len(kept)).take(kept))
+        reach = Reach.joined(self._reach, len(kept)).take(kept)
+        return Seen(scored, answers, (*earlier, answers), reach, ranked=self._ranked)
 
     def _keep(self, network: nn.Module, args: tuple[Any, ...], output: DetectorOutput) -> None:
         images: ImageBatch = args[0]
+        self._ranked = output.proposals is not None
         self._layers = self._layers or [[] for _ in output.layers[:-1]]
         for kept, layer in zip(self._layers, output.layers[:-1], strict=True):
             fp32 = Predictions(layer.logits.float(), layer.boxes)

@@ -95,7 +95,8 @@ class Causes:
 
     `forgotten_at`: the last layer (from 1) that found them, and how many; `rank_needed`: half of the truths cut off
     would be kept by a top-k of this. `duplicates`: surest first, those from the operating score up; `pairs`: the
-    (query, query) pairs that repeat one another most, kept one first.
+    (query, query) pairs that repeat one another most, kept one first; where queries are proposals (`ranked`), their
+    numbers are ranks.
     """
 
     score: float
@@ -107,6 +108,7 @@ class Causes:
     duplicates: tuple[Duplicate, ...]
     pairs: tuple[tuple[int, int, int], ...]
     since: dict[int, int]
+    ranked: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -119,6 +121,7 @@ class Causes:
             "duplicates": [asdict(row) for row in self.duplicates[:EXAMPLES]],
             "duplicate_pairs": [{"kept": a, "repeats": b, "times": n} for a, b, n in self.pairs],
             "duplicates_since_layer": self.since,
+            "queries_are_ranks": self.ranked,
         }
 
 
@@ -128,6 +131,7 @@ def find_causes(
     *,
     layers: Sequence[Answers] = (),
     reach: Reach | None = None,
+    ranked: bool = False,
     max_dets: int = 100,
 ) -> Causes:
     """Without `layers` and `reach`, as from a result file, only low scores and duplicates can be told."""
@@ -163,6 +167,7 @@ def find_causes(
         duplicates,
         tuple((a, b, n) for (a, b), n in Counter(known).most_common(PAIRS_SHOWN)),
         dict(sorted(Counter(row.since for row in duplicates if row.since is not None).items())),
+        ranked,
     )
 
 

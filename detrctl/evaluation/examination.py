@@ -23,7 +23,8 @@ class Seen:
     """What a detector answered about a split.
 
     `layers` are the answers of each decoder layer, the last included; `reach` is what the last one's queries could say;
-    a result file and a detector without queries have neither. `already` is the IoU of the detector's own NMS.
+    a result file and a detector without queries have neither. `already` is the IoU of the detector's own NMS;
+    `ranked`: its queries are proposals, so that their numbers are ranks.
     """
 
     ground_truth: GroundTruth
@@ -31,6 +32,7 @@ class Seen:
     layers: Sequence[Answers] = ()
     reach: Reach | None = None
     already: float | None = None
+    ranked: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,9 @@ def examine(seen: Seen, questions: Questions, *, max_dets: int = 100) -> Examina
         score,
         scores,
         report_errors(errors) if asked.errors else None,
-        find_causes(errors, score, layers=seen.layers, reach=seen.reach, max_dets=max_dets) if asked.errors else None,
+        find_causes(errors, score, layers=seen.layers, reach=seen.reach, ranked=seen.ranked, max_dets=max_dets)
+        if asked.errors
+        else None,
         study_suppression(
             seen.ground_truth,
             seen.answers,

@@ -140,6 +140,7 @@ def _by_layer(axes: Axes, study: Suppression) -> None:
             axes.plot(depth, values, style, color=colour, marker=marker, markerfacecolor=fill, label=f"{name}{text}")
     axes.set_ylim(0, _head_room([row.ap50 for row in study.layers]))
     dress(axes, "by decoder layer, without and with NMS", "decoder layer")
+    _legend_on_top(axes)
 
 
 def _head_room(values: Sequence[float | None]) -> float:
@@ -168,6 +169,12 @@ def _by_threshold(axes: Axes, study: Suppression) -> None:
     axes.set_ylim(0, _head_room([row.ap50 for row in study.last]))
     axes.invert_xaxis()
     dress(axes, "NMS on the answers", "IoU above which NMS removes (stricter to the right)", whole_numbers=False)
+    _legend_on_top(axes)
+
+
+def _legend_on_top(axes: Axes) -> None:
+    """Where `_head_room` leaves place."""
+    axes.legend(fontsize=7.5, frameon=False, ncols=2, loc="upper center")
 
 
 def _false_per_image(axes: Axes, scores: ScoreReport) -> None:
@@ -297,8 +304,9 @@ def confusion_figure(confusion: Confusion) -> Figure:
     axes.set_xticks(
         range(len(names)),
         [*confusion.names, "missed"],
-        rotation=45,
+        rotation=45 if numbered else 90,
         ha="right",
+        va="top" if numbered else "center",
         rotation_mode="anchor",
         parse_math=False,
     )
@@ -315,7 +323,7 @@ def confusion_figure(confusion: Confusion) -> Figure:
     axes.set_xlabel("answered", fontsize=9, color=INK)
     axes.set_ylabel("true", fontsize=9, color=INK)
     axes.set_title(f"answers from score {confusion.score:.2f} up, IoU 0.5", fontsize=9.5, color=INK)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02, format=PercentFormatter(1, decimals=0))
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02, aspect=30, format=PercentFormatter(1, decimals=0))
     bar.set_label("share of the row", fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=7.5, colors=MUTED)
     bar.outline.set_visible(False)  # type: ignore[operator]

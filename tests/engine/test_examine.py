@@ -62,6 +62,7 @@ def test_every_variant_answers_every_question(tmp_path, data, variant):
     assert found.confusion.counts[:-1].sum() == found.causes.truths == 5
     assert {image.file_name for image in found.worst} <= {f"{number}.png" for number in range(4)}
     assert looked.pixels(found.worst[0].image_id).shape == (3, 40, 48)
+    assert found.causes.ranked is (variant in ("two-stage", "dino"))
     json.dumps(found.as_dict(), allow_nan=False)
 
 
