@@ -296,7 +296,7 @@ def confusion_figure(confusion: Confusion) -> Figure:
     names = [*confusion.names, BACKGROUND]
     numbered = len(names) <= NUMBERED_CLASSES + 1
     side = 0.52 if numbered else max(0.1, 8.5 / len(names))
-    figure = new_figure(side * len(names) + 2.6, side * len(names) + 1.7)
+    figure = new_figure(side * len(names) + 2.6, side * len(names) + 1.9)
     axes = figure.subplots()
     shares = confusion.shares
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
