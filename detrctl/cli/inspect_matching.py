@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 HARD_SHOWN = 5
+LAYERS_ABREAST = 6
+"""So many layers' queries and margins fit 80 columns."""
 
 
 def inspect_matching(
@@ -170,13 +172,18 @@ def _tell_queries_by_layer(rows: Sequence["MatchRow"]) -> None:
     by_truth = [[row for row in rows if row.truth == truth] for truth in sorted({row.truth for row in rows})]
     render.say("")
     render.say("query, and margin in brackets, by decoder layer:")
-    render.table(
-        ("truth", *(str(layer + 1) for layer in range(depth))),
-        [
-            (str(found[0].truth), *(f"{query_name(row.query)} ({number(row.margin)})" for row in found))
-            for found in by_truth
-        ],
-    )
+    for first in range(0, depth, LAYERS_ABREAST):
+        some = range(first, min(first + LAYERS_ABREAST, depth))
+        render.table(
+            ("truth", *(str(layer + 1) for layer in some)),
+            [
+                (
+                    str(found[0].truth),
+                    *(f"{query_name(row.query)} ({short(row.margin)})" for row in found if row.layer in some),
+                )
+                for found in by_truth
+            ],
+        )
 
 
 def _truth_cells(row: "MatchRow") -> tuple[str, ...]:
@@ -286,6 +293,8 @@ def _tell_sentences(report: "MatchingReport") -> None:
         f"Queries never chosen: {never} of {main.use.queries}" + (" (slots are ranks)." if report.two_stage else ".")
     )
     if main.truths:
+        different = ", ".join(f"{size} {len(times)}" for size, times in main.use.by_size.items())
+        render.say(f"Different queries that answer for truths of a size: {different}.")
         render.say(f"Truths that no query finds: {len(main.hard)} of {main.truths}.")
     for row in main.hard[:HARD_SHOWN]:
         render.say(f"  image {row.image_id}, truth {row.truth}: {row.label}, {row.size}, best IoU {row.best_iou:.2f}")
@@ -295,6 +304,12 @@ def _tell_sentences(report: "MatchingReport") -> None:
 
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def short(value: float | None) -> str:
+    """Four characters at most, below ten thousand."""
+    digits = 0 if value is None or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def per_cent(value: float | None) -> str:

@@ -40,11 +40,16 @@ class LayerTerms:
 
 @dataclass(frozen=True)
 class QueryUse:
-    """How often each slot is matched in the last layer: `times`, most used first, and the slots `never` matched."""
+    """How often each slot is matched in the last layer: `times`, most used first, and the slots `never` matched.
+
+    `by_size` and `by_class` are the times with truths of one size or class, of the slots that have any.
+    """
 
     queries: int
     times: tuple[tuple[int, int], ...]
     never: tuple[int, ...]
+    by_size: dict[str, tuple[tuple[int, int], ...]]
+    by_class: dict[str, tuple[tuple[int, int], ...]]
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,19 @@ def summarise(rows: Sequence[MatchRow], *, name: str, epoch: int | None, images:
 
 
 def query_use(rows: Iterable[MatchRow], queries: int) -> QueryUse:
-    times = Counter(row.query for row in rows if row.query != NOBODY)
-    return QueryUse(queries, tuple(times.most_common()), tuple(slot for slot in range(queries) if slot not in times))
+    matched = [row for row in rows if row.query != NOBODY]
+
+    def times(chosen: Iterable[MatchRow]) -> tuple[tuple[int, int], ...]:
+        return tuple(Counter(row.query for row in chosen).most_common())
+
+    used = {row.query for row in matched}
+    return QueryUse(
+        queries,
+        times(matched),
+        tuple(slot for slot in range(queries) if slot not in used),
+        {size: times(row for row in matched if row.size == size) for size in SIZES},
+        {label: times(row for row in matched if row.label == label) for label in sorted({r.label for r in matched})},
+    )
 
 
 def _layer_terms(layer: int, rows: Sequence[MatchRow]) -> LayerTerms:

@@ -4,6 +4,8 @@ import json
 import pytest
 
 from detrctl.cli.app import run
+from detrctl.cli.inspect_matching import _tell_queries_by_layer
+from detrctl.inspection.matching import MatchRow
 from tests.cli.tiny import make_dataset, make_run
 
 
@@ -33,6 +35,40 @@ def test_one_image_is_told_in_a_table_of_80_columns_and_in_files(made, tmp_path,
         (entry,) = (entry for entry in truth["table"] if entry[0] == truth["query"])
         costs = [float(row[name]) for name in ("cost_class", "cost_l1", "cost_giou", "cost_total", "iou")]
         assert entry[1:] == pytest.approx(costs, abs=1e-4)
+
+
+def test_a_model_of_many_layers_and_queries_is_told_in_80_columns_too(capsys):
+    rows = [
+        MatchRow(
+            7,
+            truth,
+            "cat",
+            "small",
+            layer,
+            899 - layer,
+            899 - layer,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+            3,
+            margin,
+            0.5,
+            True,
+        )
+        for truth, margin in enumerate((1234.5, 123.456, 12.345, 1.234, None))
+        for layer in range(9)
+    ]
+    _tell_queries_by_layer(rows)
+    said = capsys.readouterr().out.splitlines()
+    assert max(map(len, said)) <= 80
+    tables = [line.split() for line in said if line.lstrip().startswith("truth")]
+    assert tables == [["truth", "1", "2", "3", "4", "5", "6"], ["truth", "7", "8", "9"]]
+    cells = ["899 (1234)", "899 (123)", "899 (12.3)", "899 (1.23)", "899 (-)"]
+    assert all(any(cell in line for line in said) for cell in cells)
+    assert sum("(12.3)" in line for line in said) == 2
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,8 @@ def test_a_split_is_told_by_layer_size_and_class_with_its_hard_truths_and_idle_q
     assert (told.images, told.truths, told.unmatched) == (4, 3, 0)
     assert told.hard == (harder, hard)
     assert (told.use.times, told.use.never) == (((3, 2), (1, 1)), (0, 2, 4))
+    assert told.use.by_size == {"small": ((3, 1),), "medium": (), "large": ((3, 1), (1, 1))}
+    assert told.use.by_class == {"cat": ((3, 2), (1, 1))}
     last = told.layers[1]
     assert last.all.iou == pytest.approx((0.8 + 0.1 + 0.1) / 3)
     assert (last.by_size["large"].margin, last.by_size["large"].found) == (1.5, 0.0)

@@ -312,7 +312,11 @@
     ], main.hard));
     const use = main.use;
     byId("split").append(make("h3", {}, "Queries"), make("p", {}, `${use.never.length} of ${use.queries} queries are never chosen in the last layer${data.two_stage ? "; in two stages a slot is but a rank" : ""}. ${use.never.length && use.never.length <= 200 ? `Never: ${use.never.join(", ")}.` : ""}`));
-    byId("split").append(boxed("Queries by times chosen", [["query", (row) => row[0], String], ["times", (row) => row[1], String]], use.times));
+    const sizes = Object.entries(use.by_size).map(([size, times]) => [size, new Map(times)]);
+    const ofSize = sizes.map(([size, times]) => [size, (row) => times.get(row[0]) ?? 0, String]);
+    byId("split").append(boxed("Queries by times chosen, and for objects of which size", [["query", (row) => row[0], String], ["times", (row) => row[1], String], ...ofSize], use.times));
+    const groups = Object.entries({ ...use.by_size, ...use.by_class }).map(([name, times]) => ({ name, different: times.length, most: times[0] ?? null }));
+    byId("split").append(boxed("How many different queries answer for a size or a class", [["size or class", (row) => row.name, null], ["queries", (row) => row.different, String], ["most often", (row) => row.most && row.most[0], (query) => named(query ?? -1)], ["times", (row) => (row.most ? row.most[1] : 0), String]], groups));
   }
   function change(index, read) {
     const step = main.between_layers[index];
