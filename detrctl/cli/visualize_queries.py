@@ -205,7 +205,7 @@ def tell(report: "QueryReport") -> None:
     )
     render.say("")
     shown = report.chosen[:ROWS]
-    columns = ("query", "kept", "matched", "x", "y", "width", "height", "place", "class", "mostly")
+    columns = ("query", "kept", "match", "x", "y", "w", "h", "place", "class", "mostly")
     render.table(columns, [_row(report, report.summaries[query]) for query in shown])
     if len(report.chosen) > len(shown):
         render.say(f"... and {len(report.chosen) - len(shown)} more, in queries.csv")
@@ -237,7 +237,8 @@ def _bits(entropy: float | None) -> str:
 def _legend(report: "QueryReport") -> list[str]:
     idle = any(not report.summaries[query].kept.boxes for query in report.chosen[:ROWS])
     return [
-        "x, y: centre, in % of the image, with its spread; width and height too",
+        "kept: detections; match: images with a truth matched",
+        "x, y, w, h: centre and size, in % of the image, with their spread",
         "place, class: their entropy in bits (place: 64 cells of the image, at most 6)",
         *(["where none is kept, these are of all boxes, whatever their score"] if idle else []),
     ]

@@ -40,8 +40,11 @@ LEVEL_LOOKS = ((SKY, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (BLUE, "v
 
 HEAT = "inferno"
 MOST_HEADS = 8
-WEIGHT_AREA = 160.0
+WEIGHT_AREA = 220.0
 """Area, in square points, of a sampled point that has all of a head's weight."""
+
+LEAST_TOLD = 0.01
+"""Of the weight on points outside a panel."""
 
 LEGEND_WEIGHTS = (0.02, 0.1, 0.3)
 MOST_FRAMES = 100
@@ -74,28 +77,34 @@ def layers_figure(report: LookReport) -> Figure:
     """The boxes of all layers on the image and closer; score and overlap with the last box by layer."""
     layers, colours = report.look.layers, layer_colours(len(report.look.layers))
     height, width = report.picture.shape[:2]
-    figure = new_figure(11.4, max(3.9 * height / width, 3.0) + 1.3)
-    grid = figure.add_gridspec(2, 3, width_ratios=[3.9, 3.9, 3.0])
-    whole, close = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[:, 1])
-    scores, overlaps = figure.add_subplot(grid[0, 2]), figure.add_subplot(grid[1, 2])
     start = layers[0].attended
     window = window_of(corners([layer.box for layer in layers] + ([] if start is None else [start])))
-    for axes, view in ((whole, WHOLE), (close, window)):
+    views = {"the image": WHOLE} | ({} if window == WHOLE else {"closer": window})
+    figure = new_figure(3.9 * len(views) + 3.6, max(3.9 * height / width, 3.0) + 1.3)
+    grid = figure.add_gridspec(2, len(views) + 1, width_ratios=[3.9] * len(views) + [3.0])
+    panels = [figure.add_subplot(grid[:, column]) for column in range(len(views))]
+    scores, overlaps = figure.add_subplot(grid[0, -1]), figure.add_subplot(grid[1, -1])
+    lines = np.linspace(5.5, 1.3, len(layers)) if len(layers) > 1 else [1.8]  # so that none hides one beneath it
+    for axes, (title, view) in zip(panels, views.items(), strict=True):
         show(axes, report.picture, view)
         if start is not None:
             draw_place(axes, start, (height, width), strong=True)
-        for layer, colour in zip(layers, colours, strict=True):
-            draw_box(axes, torch.from_numpy(layer.box), (height, width), colour, "-", 1.8)
-    whole.set_title("the image", fontsize=9, color=INK)
-    close.set_title("closer", fontsize=9, color=INK)
+        for number, (layer, colour, line) in enumerate(zip(layers, colours, lines, strict=True)):
+            box = torch.from_numpy(layer.box)
+            draw_box(axes, box, (height, width), colour, "-", float(line), rim=number == 0)
+        axes.set_title(title, fontsize=9, color=INK)
     _curve(scores, [layer.score for layer in layers], colours)
     dress(scores, "score of the best class", "")
     _label_layers(scores, [report.categories.names[layer.label] for layer in layers])
     _curve(overlaps, [layer.overlap for layer in layers], colours)
     dress(overlaps, "IoU with the last layer's box", "decoder layer")
-    _layer_bar(figure, [whole, close], len(layers))
+    _layer_bar(figure, panels, len(layers))
     figure.suptitle(title_of(report), fontsize=10, color=INK)
-    explain(figure, "Solid: the box that each decoder layer answers with. " + _words_of_start(report.look.starts))
+    explain(
+        figure,
+        "Solid: the box that each decoder layer answers with, later ones thinner. "
+        + _words_of_start(report.look.starts),
+    )
     return figure
 
 
@@ -234,7 +243,7 @@ def _draw_look(axes: Axes, look: Looked, head: int | None, size: tuple[int, ...]
     if isinstance(look, AttentionMap):
         _draw_map(axes, look.weights.mean(0) if head is None else look.weights[head], size)
     else:
-        _draw_points(axes, look, head, size)
+        draw_points(axes, look, head, size)
 
 
 def _draw_map(axes: Axes, weights: np.ndarray, size: tuple[int, ...]) -> None:
@@ -250,21 +259,19 @@ def _draw_map(axes: Axes, weights: np.ndarray, size: tuple[int, ...]) -> None:
         interpolation="nearest",
         zorder=1,
     )
+    _note(axes, f"{100 * weights.max():.3g} %")
+
+
+def _note(axes: Axes, text: str) -> None:
+    """In the lower right corner."""
+    ground = {"facecolor": "black", "edgecolor": "none", "alpha": 0.55, "pad": 1}
+    at = axes.transAxes
     axes.text(
-        0.98,
-        0.03,
-        f"{100 * weights.max():.3g} %",
-        transform=axes.transAxes,
-        fontsize=6.5,
-        color="white",
-        ha="right",
-        va="bottom",
-        bbox={"facecolor": "black", "edgecolor": "none", "alpha": 0.55, "pad": 1},
-        zorder=5,
+        0.98, 0.03, text, fontsize=6.5, color="white", bbox=ground, transform=at, ha="right", va="bottom", zorder=5
     )
 
 
-def _draw_points(axes: Axes, look: SampledPoints, head: int | None, size: tuple[int, ...]) -> None:
+def draw_points(axes: Axes, look: SampledPoints, head: int | None, size: tuple[int, ...]) -> None:
     which = slice(None) if head is None else slice(head, head + 1)
     for level in range(look.points.shape[1]):
         colour, marker = LEVEL_LOOKS[level % len(LEVEL_LOOKS)]
@@ -280,6 +287,17 @@ def _draw_points(axes: Axes, look: SampledPoints, head: int | None, size: tuple[
             alpha=0.85,
             zorder=3,
         )
+    share = outside(look, which, axes, size)
+    if share >= LEAST_TOLD:
+        _note(axes, f"{share:.0%} outside")
+
+
+def outside(look: SampledPoints, heads: slice, axes: Axes, size: tuple[int, ...]) -> float:
+    """The part of some heads' weight that lies on points outside what is shown."""
+    (x0, x1), (y1, y0) = axes.get_xlim(), axes.get_ylim()
+    places = look.points[heads] * np.array([size[1], size[0]]) - 0.5
+    is_shown = ((places >= (x0, y0)) & (places <= (x1, y1))).all(-1)
+    return float(look.weights[heads][~is_shown].sum() / look.weights[heads].sum())
 
 
 def _finish(figure: Figure, grid: np.ndarray, look: Looked, title: str, words: str) -> None:
@@ -307,7 +325,7 @@ def _finish(figure: Figure, grid: np.ndarray, look: Looked, title: str, words: s
         figure,
         words
         + "Points are where a head samples, their area its weight there (1 in sum for each head); colour and shape "
-        "tell the level sampled. Close views leave light points outside them away.",
+        "tell the level sampled. Outside: the weight on points that lie beyond the panel, or the image.",
     )
 
 

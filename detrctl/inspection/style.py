@@ -80,12 +80,14 @@ def image_axes(axes: Axes, size: tuple[int, int]) -> None:
     axes.set_ylim(size[0] - 0.5, -0.5)
 
 
-def draw_box(axes: Axes, box: Tensor, size: tuple[int, int], colour: str, style: str, width: float) -> None:
+def draw_box(
+    axes: Axes, box: Tensor, size: tuple[int, int], colour: str, style: str, width: float, *, rim: bool = True
+) -> None:
     """With a dark rim, so that it shows on any ground; `size` is the image's height and width in pixels."""
     height, across = size
     cx, cy, w, h = (float(value) for value in box)
     place = ((cx - w / 2) * across, (cy - h / 2) * height)
-    for ink, line in (("black", width + 1.4), (colour, width)):
+    for ink, line in (("black", width + 1.4), (colour, width))[not rim :]:
         axes.add_patch(
             Rectangle(place, w * across, h * height, fill=False, edgecolor=ink, linewidth=line, linestyle=style)
         )

@@ -44,7 +44,7 @@ def corners(places: Sequence[np.ndarray]) -> np.ndarray:
 
 def show(axes: Axes, picture: np.ndarray, window: Window) -> None:
     height, width = picture.shape[:2]
-    axes.imshow(picture, interpolation="nearest", zorder=0)
+    axes.imshow(picture, interpolation="bilinear", zorder=0)
     x0, y0, x1, y1 = window
     axes.set_xlim(x0 * width - 0.5, x1 * width - 0.5)
     axes.set_ylim(y1 * height - 0.5, y0 * height - 0.5)

@@ -29,7 +29,7 @@ def test_without_an_argument_the_newest_run_is_told(made, monkeypatch, capsys):
     assert sorted(path.name for path in (made / "queries").iterdir()) == sorted(names)
     content = json.loads((made / "queries" / "queries.json").read_text())
     table = lines[lines.index("") + 1 :]
-    assert table[0].split() == ["query", "kept", "matched", "x", "y", "width", "height", "place", "class", "mostly"]
+    assert table[0].split() == ["query", "kept", "match", "x", "y", "w", "h", "place", "class", "mostly"]
     for line, query in zip(table[1:], content["chosen"]):
         entry = content["queries"][query]
         assert line.split()[:3] == [str(query), str(entry["detections"]), str(entry["matched"])]

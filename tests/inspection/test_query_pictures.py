@@ -11,19 +11,22 @@ from PIL import Image
 from detrctl.inspection.look_pictures import (
     WEIGHT_AREA,
     attention_figure,
+    draw_points,
     encoder_figure,
     layers_figure,
+    outside,
     starts_figure,
 )
 from detrctl.inspection.look_report import Found, LookReport
-from detrctl.inspection.looks import look_from_point, look_of_query
+from detrctl.inspection.looks import SampledPoints, look_from_point, look_of_query
 from detrctl.inspection.plain import write_json
 from detrctl.inspection.queries import QueryRecords, kinds_of, summarise
 from detrctl.inspection.query_pictures import details_figure, draw_report, grid_figure, grid_shape, mix_figure, shares
 from detrctl.inspection.query_report import QueryReport, as_json, write_csv
 from detrctl.inspection.start_pictures import contents_figure, mean_centres, similarities
 from detrctl.inspection.start_pictures import starts_figure as split_starts
-from detrctl.inspection.views import WHOLE, window_of
+from detrctl.inspection.style import new_figure
+from detrctl.inspection.views import WHOLE, show, window_of
 from detrctl.structures import Categories
 from tests.families.test_every_family import CLASSES
 from tests.inspection.test_recording import record
@@ -213,6 +216,16 @@ def test_points_are_drawn_at_their_places_as_large_as_their_weights(name):
     assert len({item.get_facecolor().tobytes() for item in drawn}) == looked.points.shape[1]
 
 
+def test_weight_on_points_beyond_the_view_is_told_in_the_panel():
+    points = np.array([[[[0.5, 0.5], [1.5, 0.5]], [[0.9, 0.9], [0.2, 0.2]]]])
+    look = SampledPoints(points, np.array([[[0.4, 0.3], [0.2, 0.1]]]))
+    axes = new_figure(2, 2).subplots()
+    show(axes, np.zeros((10, 20, 3), dtype=np.uint8), (0.0, 0.0, 0.6, 0.6))
+    assert outside(look, slice(None), axes, (10, 20)) == pytest.approx(0.5)
+    draw_points(axes, look, None, (10, 20))
+    assert [text.get_text() for text in axes.texts] == ["50% outside"]
+
+
 @pytest.mark.parametrize(("name", "columns"), [("detr", 5), ("deformable two-stage", 4)])
 def test_the_encoder_is_drawn_by_head_or_by_level_of_its_token(name, columns):
     told = look_report(name)
@@ -225,13 +238,13 @@ def test_the_encoder_is_drawn_by_head_or_by_level_of_its_token(name, columns):
 
 def test_the_box_and_its_score_are_drawn_layer_by_layer():
     told = look_report("dab")
-    whole, close, scores, overlaps, *_ = layers_figure(told).axes
+    *views, scores, overlaps, _ = layers_figure(told).axes
     np.testing.assert_allclose(scores.lines[0].get_ydata(), [layer.score for layer in told.look.layers])
     np.testing.assert_allclose(overlaps.lines[0].get_ydata(), [layer.overlap for layer in told.look.layers])
-    for axes in (whole, close):
-        frames = axes.patches[2:]  # after the anchor and its rim
-        assert len(frames) == 2 * len(told.look.layers)
-        for layer, frame in zip(told.look.layers, frames[1::2], strict=True):
+    assert len(views) in (1, 2)
+    for axes in views:
+        frames = axes.patches[3:]  # after the anchor with its rim, and the first layer's rim
+        for layer, frame in zip(told.look.layers, frames, strict=True):
             np.testing.assert_allclose([frame.get_width() / 128, frame.get_height() / 96], layer.box[2:], rtol=1e-5)
 
 
