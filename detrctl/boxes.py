@@ -81,6 +81,11 @@ def paired_giou(a: Xyxy, b: Xyxy) -> Tensor:
     return _generalised(a, b)
 
 
+def at_least_fp32(values: Tensor) -> Tensor:
+    """What autocast has made half as long becomes fp32, in which boxes and losses are computed; fp64 stays."""
+    return values.float() if values.itemsize < 4 else values
+
+
 def inverse_sigmoid(fractions: Tensor, *, eps: float) -> Tensor:
     """Fractions as logits, both ends held off by `eps`: (...) -> (...)
 

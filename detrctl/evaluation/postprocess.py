@@ -7,7 +7,7 @@ are not clipped to it, as in the published code.
 import torch
 from torch import Tensor
 
-from detrctl.boxes import Cxcywh, XyxyPx, cxcywh_to_xyxy, xyxy_to_pixels
+from detrctl.boxes import Cxcywh, XyxyPx, at_least_fp32, cxcywh_to_xyxy, xyxy_to_pixels
 from detrctl.structures import Detections, PostProcess, Predictions
 
 
@@ -19,7 +19,7 @@ def softmax_top_queries(
     The last column, `no object`, takes part in the softmax and is then dropped. Source: Carion et al. 2020, appendix
     A.4 (inference).
     """
-    probabilities = predictions.logits.float().softmax(dim=-1)[..., :-1]
+    probabilities = at_least_fp32(predictions.logits).softmax(dim=-1)[..., :-1]
     scores, labels = probabilities.max(dim=-1)
     scores, queries = scores.sort(dim=-1, descending=True, stable=True)
     return _detections(predictions, original_sizes_hw, image_ids, scores, labels.gather(-1, queries), queries)
@@ -33,7 +33,7 @@ def sigmoid_top_k(k: int) -> PostProcess:
     """
 
     def top_k(predictions: Predictions, original_sizes_hw: Tensor, image_ids: tuple[int, ...]) -> list[Detections]:
-        probabilities = predictions.logits.float().sigmoid().flatten(1)
+        probabilities = at_least_fp32(predictions.logits).sigmoid().flatten(1)
         classes = predictions.logits.shape[-1]
         scores, pairs = probabilities.topk(min(k, probabilities.shape[1]), dim=-1)
         return _detections(predictions, original_sizes_hw, image_ids, scores, pairs % classes, pairs // classes)
@@ -50,7 +50,7 @@ def _detections(
     queries: Tensor,
 ) -> list[Detections]:
     """Fetches the boxes of the chosen `queries` (B, K) and splits the batch into images."""
-    chosen = torch.gather(predictions.boxes.float(), 1, queries.unsqueeze(-1).expand(-1, -1, 4))
+    chosen = torch.gather(at_least_fp32(predictions.boxes), 1, queries.unsqueeze(-1).expand(-1, -1, 4))
     boxes = xyxy_to_pixels(cxcywh_to_xyxy(Cxcywh(chosen)), original_sizes_hw)
     return [
         Detections(scores=scores[i], labels=labels[i], boxes=XyxyPx(boxes[i]), queries=queries[i], image_id=image_id)

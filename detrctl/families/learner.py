@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from detrctl.boxes import at_least_fp32
 from detrctl.structures import Detections, ImageBatch, Losses, Predictions, Targets
 
 
@@ -50,8 +51,8 @@ class Learner(nn.Module):
     def detect(self, images: ImageBatch) -> list[Detections]:
         """One `Detections` per image, boxes in pixels of the original image, not clipped."""
         final: Predictions = self.network(images).final
-        fp32 = Predictions(final.logits.float(), final.boxes)
-        return self.post_process(fp32, images.original_sizes_hw, images.image_ids)
+        final = Predictions(at_least_fp32(final.logits), final.boxes)
+        return self.post_process(final, images.original_sizes_hw, images.image_ids)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by the learning rate that they are published with.

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from detrctl.boxes import Cxcywh, cxcywh_to_xyxy, paired_iou
+from detrctl.boxes import Cxcywh, at_least_fp32, cxcywh_to_xyxy, paired_iou
 from detrctl.losses.plan import Meeting
 from detrctl.losses.terms import focal_loss_sum, varifocal_loss_sum, weighted_cross_entropy_sum
 from detrctl.structures import Targets
@@ -48,10 +48,10 @@ class SoftmaxClassification:
 
     def loss(self, meeting: Meeting, labels: Tensor, boxes: Cxcywh, *, divisor: Tensor) -> Tensor:
         """`labels` (M,) and `boxes` (M, 4) are those of the matched truths; the whole step's weight sum divides."""
-        logits = meeting.predictions.logits.float()
+        logits = at_least_fp32(meeting.predictions.logits)
         classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         classes[meeting.assignment.image, meeting.assignment.query] = labels
-        weights = torch.ones(self.num_classes + 1, device=logits.device)
+        weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object
         return weighted_cross_entropy_sum(logits, classes, weights) / divisor
 
@@ -74,7 +74,7 @@ class FocalClassification:
         return sum(len(truth) for truth in targets)
 
     def loss(self, meeting: Meeting, labels: Tensor, boxes: Cxcywh, *, divisor: Tensor) -> Tensor:
-        logits = meeting.predictions.logits.float()
+        logits = at_least_fp32(meeting.predictions.logits)
         wanted = torch.zeros_like(logits)
         wanted[meeting.assignment.image, meeting.assignment.query, labels] = 1.0
         if meeting.unused is not None:
@@ -101,10 +101,10 @@ class VarifocalClassification:
         return sum(len(truth) for truth in targets)
 
     def loss(self, meeting: Meeting, labels: Tensor, boxes: Cxcywh, *, divisor: Tensor) -> Tensor:
-        logits = meeting.predictions.logits.float()
+        logits = at_least_fp32(meeting.predictions.logits)
         place = (meeting.assignment.image, meeting.assignment.query, labels)
         with torch.no_grad():
-            found = Cxcywh(meeting.predictions.boxes.float()[place[:2]])
+            found = Cxcywh(at_least_fp32(meeting.predictions.boxes)[place[:2]])
             iou = paired_iou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(boxes))
         wanted = torch.zeros_like(logits).index_put(place, iou)
         positive = torch.zeros_like(logits, dtype=torch.bool).index_put(

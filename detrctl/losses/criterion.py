@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detrctl.boxes import Cxcywh
+from detrctl.boxes import Cxcywh, at_least_fp32
 from detrctl.errors import NonFiniteError
 from detrctl.losses.classification import Classification
 from detrctl.losses.matcher import Matcher
@@ -65,7 +65,7 @@ class Criterion:
         num_boxes, class_weight = (counts.to(device, torch.float32).clamp(min=1.0) * meeting.repeats).unbind()
         labels = _gather([truth.labels for truth in targets], pairs.image, pairs.truth)
         truth = Cxcywh(_gather([truth.boxes for truth in targets], pairs.image, pairs.truth))
-        predicted = Cxcywh(meeting.predictions.boxes.float()[pairs.image, pairs.query])
+        predicted = Cxcywh(at_least_fp32(meeting.predictions.boxes)[pairs.image, pairs.query])
         class_loss = self.classification.loss(meeting, labels, truth, divisor=class_weight)
 
         def term(name: str, weight: float, value: Tensor, *, adds_up: bool = True) -> LossTerm:

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from detrctl.boxes import Cxcywh, cxcywh_to_xyxy, pairwise_giou
+from detrctl.boxes import Cxcywh, at_least_fp32, cxcywh_to_xyxy, pairwise_giou
 from detrctl.errors import NonFiniteError
 from detrctl.structures import Assignment, Predictions, Targets
 
@@ -65,8 +65,8 @@ class Matcher:
     giou: float
 
     def cost_table(self, logits: Tensor, boxes: Cxcywh, labels: Tensor, truth: Cxcywh) -> CostTable:
-        """(..., Q, C), (..., Q, 4), (..., G), (..., G, 4) -> tables (..., Q, G), in fp32."""
-        logits, boxes = logits.float(), Cxcywh(boxes.float())
+        """(..., Q, C), (..., Q, 4), (..., G), (..., G, 4) -> tables (..., Q, G), in fp32 or more."""
+        logits, boxes = at_least_fp32(logits), Cxcywh(at_least_fp32(boxes))
         class_cost = self.class_cost(logits, labels)
         l1 = torch.cdist(boxes, truth, p=1)
         giou = -pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))

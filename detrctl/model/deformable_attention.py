@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detrctl.boxes import at_least_fp32
 from detrctl.model.sampled_sum import LevelShapes, deformable_attention
 
 
@@ -51,9 +52,9 @@ class DeformableAttention(nn.Module):
         """
         values = self.value_proj(values).masked_fill(is_padding[..., None], 0.0).unflatten(-1, (self.heads, -1))
         grid = (self.heads, self.levels, self.points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*grid, 2)).float()
+        offsets = at_least_fp32(self.sampling_offsets(query).unflatten(-1, (*grid, 2)))
         weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, grid[1:])
-        locations = self._locations(reference.float()[:, :, None, :, None], offsets, level_shapes)
+        locations = self._locations(at_least_fp32(reference)[:, :, None, :, None], offsets, level_shapes)
         return self.output_proj(deformable_attention(values, level_shapes, locations, weights))
 
     def _locations(self, reference: Tensor, offsets: Tensor, level_shapes: LevelShapes) -> Tensor:

@@ -8,20 +8,23 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detrctl.boxes import at_least_fp32
+
 
 def sine_embedding(positions: Tensor, *, width: int, temperature: float) -> Tensor:
     """Positions in radians as `width` interleaved sines and cosines of growing wavelength: (...) -> (..., width)
 
     Source: Vaswani et al. 2017, section 3.5.
     """
-    index = torch.arange(width // 2, dtype=torch.float32, device=positions.device)
+    index = torch.arange(width // 2, dtype=positions.dtype, device=positions.device)
     angles = positions[..., None] / temperature ** (2 * index / width)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
 def coordinate_embedding(coordinates: Tensor, *, width: int, temperature: float = 10000.0) -> Tensor:
     """Each of N fractions as `width` sines and cosines, one coordinate after another: (..., N) -> (..., N * width)"""
-    return sine_embedding(coordinates.float() * (2 * math.pi), width=width, temperature=temperature).flatten(-2)
+    angles = at_least_fp32(coordinates) * (2 * math.pi)
+    return sine_embedding(angles, width=width, temperature=temperature).flatten(-2)
 
 
 class SinePosition(nn.Module):

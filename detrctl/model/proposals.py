@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from detrctl.boxes import Cxcywh
+from detrctl.boxes import Cxcywh, at_least_fp32
 from detrctl.structures import Predictions, Proposals, Tokens
 
 SMALLEST_ANCHOR = 0.05
@@ -52,7 +52,7 @@ class EncoderProposals(nn.Module):
         values = self.values(memory, is_usable)
         logits = self.class_head(values)
         start = anchors.logit().masked_fill(~is_usable[..., None], torch.inf)
-        boxes = Cxcywh((self.box_head(values).float() + start).sigmoid())
+        boxes = Cxcywh((at_least_fp32(self.box_head(values)) + start).sigmoid())
         selected = self.rank(logits).topk(min(count, logits.shape[1]), dim=1).indices
         return Proposals(Predictions(logits, boxes), selected)
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from detrctl.boxes import at_least_fp32
 from detrctl.model.layers import MLP
 from detrctl.model.position_encoding import coordinate_embedding
 from detrctl.model.proposals import EncoderProposals
@@ -68,7 +69,7 @@ class LearnedPoints(Grouped):
 
     def forward(self, memory: Tokens) -> Queries:
         position, content = self.rows(self.slots, len(memory.values)).chunk(2, dim=-1)
-        return Queries(content, position, self.reference(position).float().sigmoid(), groups=self.now())
+        return Queries(content, position, at_least_fp32(self.reference(position)).sigmoid(), groups=self.now())
 
 
 class ConditionalSlots(Grouped):
@@ -84,7 +85,7 @@ class ConditionalSlots(Grouped):
 
     def forward(self, memory: Tokens) -> Queries:
         position = self.rows(self.position, len(memory.values))
-        reference = self.reference(position).float().sigmoid()
+        reference = at_least_fp32(self.reference(position)).sigmoid()
         return Queries(position.new_zeros(position.shape), position, reference, groups=self.now())
 
 

@@ -24,7 +24,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
 
-from detrctl.boxes import cxcywh_to_xyxy, xyxy_to_pixels
+from detrctl.boxes import at_least_fp32, cxcywh_to_xyxy, xyxy_to_pixels
 from detrctl.errors import NonFiniteError
 from detrctl.model.backbone import Backbone
 from detrctl.structures import ImageBatch, Targets
@@ -194,11 +194,6 @@ def second_losses(logits: Tensor, deltas: Tensor, labels: Tensor, true_deltas: T
     own = deltas[of_object, labels[of_object] - 1]
     box_loss = F.smooth_l1_loss(own, true_deltas[of_object], beta=BETA, reduction="sum")
     return class_loss / drawn, box_loss / drawn
-
-
-def at_least_fp32(values: Tensor) -> Tensor:
-    """What autocast has made half as long becomes fp32; fp64 stays."""
-    return values.float() if values.itemsize < 4 else values
 
 
 # ---- sizes ----

@@ -7,7 +7,7 @@ fractions of the image.
 import torch
 from torch import Tensor, nn
 
-from detrctl.boxes import Cxcywh, inverse_sigmoid
+from detrctl.boxes import Cxcywh, at_least_fp32, inverse_sigmoid
 
 
 class Reference(nn.Module):
@@ -29,7 +29,7 @@ class AbsoluteBoxes(Reference):
 
     def box(self, raw: Tensor, base: Tensor | None) -> Cxcywh:
         """(B, Q, 4) -> (B, Q, 4); box arithmetic stays in fp32 under autocast."""
-        return Cxcywh(raw.float().sigmoid())
+        return Cxcywh(at_least_fp32(raw).sigmoid())
 
 
 class Fixed(Reference):
@@ -45,7 +45,7 @@ class Fixed(Reference):
         A point has no size to start from: the last two numbers are the size then.
         """
         assert base is not None
-        raw, start = raw.float(), inverse_sigmoid(base, eps=self.eps)
+        raw, start = at_least_fp32(raw), inverse_sigmoid(base, eps=self.eps)
         moved = raw[..., : start.shape[-1]] + start
         return Cxcywh(moved.sigmoid() if moved.shape == raw.shape else _with_size(moved, raw).sigmoid())
 

@@ -35,9 +35,10 @@ def normal(key: str, seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Fixture:
-    """One variant: its JSON, its arrays, and what is rebuilt from them."""
+    """One variant: its JSON, its arrays, and what is rebuilt from them; images and boxes in `precision`."""
 
     path: Path
+    precision: torch.dtype = torch.float32
 
     @cached_property
     def json(self) -> dict[str, Any]:
@@ -76,14 +77,19 @@ class Fixture:
         for index, (height, width) in enumerate(sizes):
             pixels[index, :, :height, :width] = torch.from_numpy(self.image(index))
             is_padding[index, :height, :width] = False
-        return ImageBatch(pixels, is_padding, torch.tensor(self.json["original_sizes_hw"]), tuple(range(len(sizes))))
+        return ImageBatch(
+            pixels.to(self.precision),
+            is_padding,
+            torch.tensor(self.json["original_sizes_hw"]),
+            tuple(range(len(sizes))),
+        )
 
     def targets(self, case: str) -> tuple[Targets, ...]:
         count = len(self.json["image_sizes_hw"])
         return tuple(
             Targets(
                 torch.from_numpy(self.arrays[f"{case}.target_labels{i}"]),
-                Cxcywh(torch.from_numpy(self.arrays[f"{case}.target_boxes{i}"])),
+                Cxcywh(torch.from_numpy(self.arrays[f"{case}.target_boxes{i}"]).to(self.precision)),
                 i,
             )
             for i in range(count)
