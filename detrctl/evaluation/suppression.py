@@ -183,15 +183,15 @@ def _about_layers(study: Suppression) -> str:
         return "The decoder has one layer only, so there is no earlier one to compare it with."
     (first, first_nms), (last, last_nms) = pairs[0], pairs[-1]
     early, late = (first_nms.ap or 0) - (first.ap or 0), (last_nms.ap or 0) - (last.ap or 0)
-    had, left = first.duplicates or 0.0, last.duplicates or 0.0
     told = (
-        f"NMS at {USUAL:g} changes AP by {early:+.3f} after the first decoder layer, where there are {had:.2f} "
-        f"duplicates per truth of any score, and by {late:+.3f} after the last, where there are {left:.2f}"
+        f"at {USUAL:g} it changes AP by {early:+.3f} after the first, where there are {first.sure_duplicates:.2f} "
+        f"duplicates per truth from the score of the layer's best F1 up, and by {late:+.3f} after the last, where "
+        f"there are {last.sure_duplicates:.2f}"
     )
     if early > NOTICEABLE and late > NOTICEABLE:
-        return f"The decoder does not rid itself of duplicates: {told}."
+        return f"NMS pays after the first decoder layer and still after the last: {told}."
     if early > NOTICEABLE:
-        return f"The decoder rids itself of duplicates, layer by layer: {told}."
+        return f"NMS pays after the first decoder layer and no longer after the last: {told}."
     if late > NOTICEABLE:
-        return f"Duplicates come with the later decoder layers: {told}."
-    return f"Not even the first decoder layer needs it: {told}."
+        return f"NMS does not pay after the first decoder layer, but after the last: {told}."
+    return f"NMS pays neither after the first decoder layer nor after the last: {told}."

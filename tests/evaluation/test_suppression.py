@@ -111,17 +111,17 @@ def test_without_layers_the_second_sentence_is_about_false_positives(share, star
 
 
 def about_layers(*pairs):
-    rows = [row(i, t, ap, d) for i, (a, b, d) in enumerate(pairs, 1) for t, ap in ((None, a), (0.5, b))]
+    rows = [row(i, t, ap, sure=d) for i, (a, b, d) in enumerate(pairs, 1) for t, ap in ((None, a), (0.5, b))]
     return sentences(Suppression(tuple(rows), ()))[-1]
 
 
 @pytest.mark.parametrize(
     ("pairs", "start"),
     [
-        ([(0.2, 0.3, 3.0), (0.5, 0.5, 0.5)], "The decoder rids itself of duplicates, layer by layer: "),
-        ([(0.2, 0.3, 3.0), (0.5, 0.55, 0.5)], "The decoder does not rid itself of duplicates: "),
-        ([(0.2, 0.2, 0.1), (0.5, 0.55, 0.5)], "Duplicates come with the later decoder layers: "),
-        ([(0.2, 0.2, 0.1), (0.5, 0.45, 0.1)], "Not even the first decoder layer needs it: "),
+        ([(0.2, 0.3, 3.0), (0.5, 0.5, 0.5)], "NMS pays after the first decoder layer and no longer after the last: "),
+        ([(0.2, 0.3, 3.0), (0.5, 0.55, 0.5)], "NMS pays after the first decoder layer and still after the last: "),
+        ([(0.2, 0.2, 0.1), (0.5, 0.55, 0.5)], "NMS does not pay after the first decoder layer, but after the last: "),
+        ([(0.2, 0.2, 0.1), (0.5, 0.45, 0.1)], "NMS pays neither after the first decoder layer nor after the last: "),
     ],
 )
 def test_the_second_sentence_says_what_the_decoder_does(pairs, start):
@@ -129,8 +129,8 @@ def test_the_second_sentence_says_what_the_decoder_does(pairs, start):
     assert said.startswith(start)
     (a, b, first), (c, d, last) = pairs
     assert said.removeprefix(start) == (
-        f"NMS at 0.5 changes AP by {b - a:+.3f} after the first decoder layer, where there are {first:.2f} duplicates "
-        f"per truth of any score, and by {d - c:+.3f} after the last, where there are {last:.2f}."
+        f"at 0.5 it changes AP by {b - a:+.3f} after the first, where there are {first:.2f} duplicates per truth from "
+        f"the score of the layer's best F1 up, and by {d - c:+.3f} after the last, where there are {last:.2f}."
     )
 
 
@@ -149,7 +149,7 @@ def test_sentences_are_true_of_answers_that_were_made_for_them():
     doubled_more = [*DOUBLED, *({**e, "bbox": [x + 2 for x in e["bbox"]], "score": 0.88} for e in PERFECT)]
     first, second = sentences(study(PERFECT, [doubled_more, PERFECT]))
     assert first.startswith("NMS is not needed: at no IoU does it raise AP 1.000 by more than 0.000")
-    assert second.startswith("The decoder rids itself of duplicates, layer by layer: ")
+    assert second.startswith("NMS pays after the first decoder layer and no longer after the last: ")
     first, second = sentences(study(DOUBLED))
     assert first.startswith("NMS helps: at IoU ")
     assert second == (
