@@ -144,7 +144,7 @@ def _by_layer(axes: Axes, study: Suppression) -> None:
 
 
 def _head_room(values: Sequence[float | None]) -> float:
-    return min(1.02, max([0.05, *(value for value in values if value is not None)]) * 1.3)
+    return max([0.05, *(value for value in values if value is not None)]) * 1.4
 
 
 def _duplicates_by_layer(axes: Axes, study: Suppression) -> None:
