@@ -25,11 +25,16 @@ class Noise(Protocol):
 
 
 class TorchNoise:
-    """PyTorch's own generator of the CPU, so that all devices draw the same numbers."""
+    """PyTorch's own generator of the CPU, so that all devices draw the same numbers.
 
+    They are drawn outside any compiled graph, where the compiler's own generator would draw others from the same seed.
+    """
+
+    @torch.compiler.disable
     def uniform(self, *shape: int) -> Tensor:
         return torch.rand(shape)
 
+    @torch.compiler.disable
     def integers(self, high: int, *shape: int) -> Tensor:
         return torch.randint(high, shape)
 

@@ -19,7 +19,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
 ]
 
-COMPILERS = ("g++", "clang++", "c++")
+BACKEND = "inductor" if any(map(shutil.which, ("g++", "clang++", "c++"))) else "aot_eager"
+"""Without a C++ compiler the graph is captured and differentiated as for one."""
 
 
 class Stored:
@@ -57,7 +58,9 @@ def step(learner: Learner) -> tuple[Tensor, dict[str, Tensor]]:
     return total.detach(), {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
 
 
-def compare(name: str, backend: str) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_first_compiled_step_is_that_of_eager_mode(name: str) -> None:
     learner = build(name).train()
     for module in learner.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -68,23 +71,10 @@ def compare(name: str, backend: str) -> None:
     eager, gradients = step(learner)
     stored.repeat()
     # Only the network: losses read numbers out of tensors (counts, pairs), where a graph would break anyway.
-    learner.network.compile(backend=backend)
+    learner.network.compile(backend=BACKEND)
     compiled, found = step(learner)
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=0)
     assert found.keys() == gradients.keys()
     scale = max(value.abs().max() for value in gradients.values())
     for key, value in gradients.items():
         torch.testing.assert_close(found[key], value, rtol=0, atol=1e-4 * max(value.abs().max(), 1e-3 * scale), msg=key)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_first_step_of_a_captured_graph_is_that_of_eager_mode(name: str) -> None:
-    """Captured and differentiated as for a compiler, without one."""
-    compare(name, "aot_eager")
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler")
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_first_compiled_step_is_that_of_eager_mode(name: str) -> None:
-    compare(name, "inductor")
