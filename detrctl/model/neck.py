@@ -58,11 +58,12 @@ class Neck(nn.Module):
             source = project(source)
             projected.append(source)
             masks.append(shrink_mask(is_padding, source.shape[-2:]))
+        values = _flatten(projected)
         tokens = Tokens(
-            values=_flatten(projected),
-            position=self._positions(masks),
+            values=values,
+            position=self._positions(masks).to(torch.promote_types(values.dtype, torch.float32)),
             is_padding=torch.cat([mask.flatten(1) for mask in masks], dim=1),
-            level_shapes=tuple((values.shape[2], values.shape[3]) for values in projected),
+            level_shapes=tuple((level.shape[2], level.shape[3]) for level in projected),
             valid_ratios=torch.stack([valid_ratio(mask) for mask in masks], dim=1),
         )
         return self.placement(tokens)
