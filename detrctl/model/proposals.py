@@ -62,16 +62,14 @@ class EncoderProposals(nn.Module):
         return values
 
 
-def preset_boxes(memory: Tokens, smallest: float = SMALLEST_ANCHOR) -> tuple[Tensor, Tensor]:
-    """A square around each token, (B, S, 4) cxcywh, and which of them lie well inside the image, (B, S) bool.
+def preset_boxes(memory: Tokens, smallest: float | Tensor = SMALLEST_ANCHOR) -> tuple[Tensor, Tensor]:
+    """A box around each token, (B, S, 4) cxcywh, and which of them lie well inside the image, (B, S) bool.
 
-    `smallest` is its side on the finest level, as a fraction of the image.
+    `smallest` is its side on the finest level, as a fraction of the image, or its width and height, (2,).
     """
     centres = memory.centres
-    sides = [
-        centres.new_full((height * width, 2), smallest * 2.0**level)
-        for level, (height, width) in enumerate(memory.level_shapes)
-    ]
+    side = torch.as_tensor(smallest, dtype=centres.dtype, device=centres.device)
+    sides = [(side * 2.0**level).expand(height * width, 2) for level, (height, width) in enumerate(memory.level_shapes)]
     anchors = torch.cat([centres, torch.cat(sides).expand(len(centres), -1, -1)], dim=-1)
     is_inside = ((anchors > 0.01) & (anchors < 0.99)).all(-1)
     return anchors, is_inside & ~memory.is_padding

@@ -47,8 +47,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(name: str, *, num_classes: int = CLASSES) -> Learner:
-    recipe = schema.Recipe.model_validate({"model": {"backbone": BACKBONE, **SIZES, **VARIANTS[name]}})
+def build(name: str, *, num_classes: int = CLASSES, **sizes: int) -> Learner:
+    recipe = schema.Recipe.model_validate({"model": {"backbone": BACKBONE, **SIZES, **VARIANTS[name], **sizes}})
     torch.manual_seed(0)
     return FAMILIES[recipe.model.family](recipe.model, recipe.objective, num_classes)
 
