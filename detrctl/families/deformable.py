@@ -79,9 +79,7 @@ def build_queries(model: schema.DeformableModel, num_classes: int) -> tuple[nn.M
     ]
 
 
-def build_proposals(
-    model: schema.DeformableModel | schema.DinoModel, num_classes: int, rank: Callable[[Tensor], Tensor]
-) -> EncoderProposals:
+def build_proposals(model: schema.Proposing, num_classes: int, rank: Callable[[Tensor], Tensor]) -> EncoderProposals:
     return EncoderProposals(
         width=model.width,
         class_head=build_prior_class_head(model, num_classes),

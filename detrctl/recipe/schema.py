@@ -242,20 +242,25 @@ class Deformable(TopPairs):
     )
 
 
-class DeformableModel(Deformable):
-    """Deformable DETR (Zhu et al. 2021), also with refinement and in two stages."""
+class Proposing(Deformable):
+    """What the models have in common whose queries come, or can come, from the encoder's proposals."""
 
-    family: Literal["deformable"] = Field("deformable", description="Which family builds the model.")
-    feedforward: int = Field(1024, ge=8, le=16384, description="Hidden channels of each layer's feed-forward part.")
-    query_source: Literal["learned", "proposals"] = Field(
-        "learned", description="Where queries come from: learned points, or the encoder's best proposals (two-stage)."
-    )
     smallest_anchor: float = Field(
         0.05,
         gt=0,
         lt=1,
         description="Side of the boxes that proposals start from on the finest level, as a fraction of the image "
         "(published: 0.05); each coarser level doubles it.",
+    )
+
+
+class DeformableModel(Proposing):
+    """Deformable DETR (Zhu et al. 2021), also with refinement and in two stages."""
+
+    family: Literal["deformable"] = Field("deformable", description="Which family builds the model.")
+    feedforward: int = Field(1024, ge=8, le=16384, description="Hidden channels of each layer's feed-forward part.")
+    query_source: Literal["learned", "proposals"] = Field(
+        "learned", description="Where queries come from: learned points, or the encoder's best proposals (two-stage)."
     )
     ranking: Literal["foreground", "best_class"] = Field(
         "foreground",
@@ -298,7 +303,7 @@ class ContrastiveDenoising(Section):
     box_noise: float = Field(1.0, ge=0, description="How far corners move, in halves of the box's sides.")
 
 
-class DinoModel(Deformable):
+class DinoModel(Proposing):
     """DINO (Zhang et al. 2023)."""
 
     implied_objective: ClassVar[dict[str, Any]] = {
@@ -320,13 +325,6 @@ class DinoModel(Deformable):
     )
     detections: int = Field(
         300, ge=1, le=10000, description="How many of the best pairs of query and class are detections."
-    )
-    smallest_anchor: float = Field(
-        0.05,
-        gt=0,
-        lt=1,
-        description="Side of the boxes that proposals start from on the finest level, as a fraction of the image "
-        "(published: 0.05); each coarser level doubles it.",
     )
     proposal_heads: Literal["own", "decoder_class", "decoder_box", "decoder"] = Field(
         "own",
