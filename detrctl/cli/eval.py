@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from detrctl.cli import examination, render
+from detrctl.cli import examination, options, render
 from detrctl.cli.checkpoints import RECIPE_HELP
 from detrctl.cli.sources import counted, filled, free_folder, say_files
 from detrctl.errors import DataError, DetrctlError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Told: TypeAlias = "tuple[dict[str, Any], CocoScores, Examination | None, Callable[[int], Any] | None]"
 """What was scored, the scores, and, if something was asked, what was found, and images by their id."""
 
-FORMATS = ("png", "svg", "pdf")
 
 MEANINGS = {
     "AP": "mean over IoU 0.50 to 0.95",
@@ -38,10 +37,7 @@ NO_TRUTH = "no ground truth"
 
 
 def evaluate(
-    ckpt: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE_OR_RUN", help="Checkpoint file or run folder; default: the newest run's best."),
-    ] = None,
+    ckpt: options.Checkpoint = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -58,16 +54,12 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers to this JSON file.")
     ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images at a time; default: the recipe's evaluate.batch_size.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images of the split.")] = None,
+    batch: options.Batch = None,
+    limit: options.Limit = None,
     device: Annotated[
         str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute; default: auto.")
     ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Import model parts of others that a checkpoint names.")
-    ] = False,
+    trust: options.Trust = False,
     predictions: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Score this COCO result file instead of a checkpoint; no model is loaded."),
@@ -101,7 +93,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for pictures; default: evaluation, evaluation-2, ...")
     ] = None,
-    picture_format: Annotated[str, typer.Option("--format", metavar="png|svg|pdf", help="Of the pictures.")] = "png",
+    picture_format: options.PictureFormat = "png",
     pictures: Annotated[bool, typer.Option(help="Draw pictures for the options above.")] = True,
 ) -> None:
     """The twelve COCO numbers and AP per class, of a checkpoint or of a COCO result file."""
@@ -109,7 +101,7 @@ def evaluate(
         check_writable(json_file)
     questions = Questions(errors, layers, nms, confusion, worst or 0, score)
     _check_asked(questions, {"--score": score, "--out": out})
-    folder = _folder(questions, out, picture_format) if pictures else None
+    folder = _folder(questions, out) if pictures else None
     if predictions is None and annotations is None:
         about, scores, found, pixels = _of_checkpoint(
             questions,
@@ -157,10 +149,8 @@ def evaluate(
         write_json(json_file, {**scores.as_dict(), **about})
 
 
-def _folder(questions: Questions, out: Path | None, picture_format: str) -> Path | None:
+def _folder(questions: Questions, out: Path | None) -> Path | None:
     """Where the pictures go, free before the work starts; None where nothing is asked that has pictures."""
-    if picture_format not in FORMATS:
-        raise DetrctlError(f"--format {picture_format}: there are {', '.join(FORMATS)}")
     return free_folder(out, name="evaluation") if questions else None
 
 

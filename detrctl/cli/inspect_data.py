@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrctl.cli.sources import counted, fresh_folder
-from detrctl.errors import DetrctlError
+from detrctl.cli import options
+from detrctl.cli.sources import counted, filled, free_folder, say_files
 
 if TYPE_CHECKING:
     from detrctl.inspection.data_facts import DataFacts, SizeCounts
     from detrctl.inspection.data_report import DataReport
     from detrctl.structures import Categories
 
-FORMATS = ("png", "svg", "pdf")
 CLASSES_SHOWN = 20
 NAME_WIDTH = 24
 
@@ -25,8 +24,8 @@ def inspect_data(
     data: Annotated[
         str | None, typer.Option(metavar="DIR", help="Dataset folder, or `shapes`; default: the recipe's.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Which split of the dataset.")] = "train",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images of the split.")] = None,
+    split: options.Split = "train",
+    limit: options.Limit = None,
     sample: Annotated[
         int, typer.Option(min=0, help="How many images of the training split to augment for the sizes in training.")
     ] = 200,
@@ -37,12 +36,11 @@ def inspect_data(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the results; default: data, data-2, ...")
     ] = None,
-    picture_format: Annotated[str, typer.Option("--format", metavar="png|svg|pdf", help="Of the pictures.")] = "png",
-    pictures: Annotated[bool, typer.Option(help="Draw pictures beside the numbers.")] = True,
+    picture_format: options.PictureFormat = "png",
+    pictures: options.Pictures = True,
 ) -> None:
     """Class balance, box sizes before and after resizing, boxes per image against the model's queries, samples."""
-    if picture_format not in FORMATS:
-        raise DetrctlError(f"--format {picture_format}: there are {', '.join(FORMATS)}")
+    folder = free_folder(out, name="data")
     from detrctl.cli import render
     from detrctl.engine.inspect_data import Wish, inspect_data
 
@@ -52,21 +50,18 @@ def inspect_data(
     for note in report.notes:
         render.warn(note)
     tell(report.facts)
-    folder = fresh_folder(out, name="data")
-    files = write(report, categories, folder, picture_format=picture_format if pictures else None)
-    render.say("")
-    for file in files:
-        render.say(f"wrote {file}")
+    with filled(folder) as part:
+        files = write(report, categories, part, picture_format=picture_format if pictures else None)
+    say_files(folder, files)
 
 
 def write(report: "DataReport", categories: "Categories", folder: Path, *, picture_format: str | None) -> list[Path]:
     """The numbers as JSON and CSV, and the pictures."""
-    import json
-
     from detrctl.inspection.data_report import as_json, write_classes, write_images
+    from detrctl.inspection.plain import write_json
 
     files = [folder / name for name in ("data.json", "classes.csv", "images.csv")]
-    files[0].write_text(json.dumps(as_json(report), indent=2) + "\n", encoding="utf-8")
+    write_json(as_json(report), files[0])
     write_classes(report.facts, files[1])
     write_images(report.boxes, files[2])
     if picture_format is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detrctl.cli import options
 from detrctl.cli.sources import counted, filled, free_folder, say_files
 from detrctl.errors import DetrctlError
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from detrctl.inspection.matching import MatchRow
     from detrctl.inspection.matching_report import MatchingReport, RunMatching
 
-FORMATS = ("png", "svg", "pdf")
 HARD_SHOWN = 5
 LAYERS_ABREAST = 6
 """So many layers' queries and margins fit 80 columns."""
@@ -28,41 +28,24 @@ def inspect_matching(
             "Repeat it for a curve or to compare two runs. Default: the newest run's best.",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Dataset folder, or `shapes`; default: the one it was trained on."),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Which split of the dataset.")] = "val",
+    data: options.Data = None,
+    split: options.Split = "val",
     image_id: Annotated[int | None, typer.Option(metavar="ID", help="Only the image with this COCO id.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images of the split.")] = None,
+    limit: options.Limit = None,
     show: Annotated[int, typer.Option(min=0, help="How many images to tell in detail and draw.")] = 8,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the results; default: matching, matching-2, ...")
     ] = None,
-    picture_format: Annotated[
-        str, typer.Option("--format", metavar="png|svg|pdf", help="Of the pictures; the page needs none of them.")
-    ] = "png",
+    picture_format: options.PictureFormat = "png",
     pictures: Annotated[bool, typer.Option(help="Draw pictures beside the page and the numbers.")] = True,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images at a time; default: the recipe's evaluate.batch_size.")
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Import model parts of others that a checkpoint names.")
-    ] = False,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RECIPE",
-            help="Alone: its model with random weights. With --ckpt: which recipe a published file is of.",
-        ),
-    ] = None,
+    batch: options.Batch = None,
+    device: options.Device = "auto",
+    trust: options.Trust = False,
+    recipe: options.RecipeOrRandom = None,
 ) -> None:
     """Costs, chosen pairs, runners-up and margins per decoder layer, and how stable the matching is."""
     if image_id is not None and limit is not None:
         raise DetrctlError("--image-id takes one image, --limit the first ones: give one of them")
-    if picture_format not in FORMATS:
-        raise DetrctlError(f"--format {picture_format}: there are {', '.join(FORMATS)}")
     folder = free_folder(out, name="matching")
     report = _look(
         ckpt or [], recipe, data, split, image_id, limit=limit, show=show, batch=batch, device=device, trust=trust

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detrctl.cli import options
 from detrctl.cli.checkpoints import RECIPE_HELP
 from detrctl.cli.sources import counted, find_images, fresh_folder, image_ids
 
@@ -19,10 +20,7 @@ def predict(
         list[str],
         typer.Argument(metavar="SOURCE...", help="Image files, folders of images, or globs such as 'a/*.jpg'."),
     ],
-    ckpt: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE_OR_RUN", help="Checkpoint file or run folder; default: the newest run's best."),
-    ] = None,
+    ckpt: options.Checkpoint = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="New folder for the results; default: predictions, predictions-2, ..."),
@@ -32,15 +30,11 @@ def predict(
         typer.Option(min=0, max=1, help="Least score of a detection; default: the recipe's evaluate.score."),
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="At most the N best detections of each image.")] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images at a time; default: the recipe's evaluate.batch_size.")
-    ] = None,
+    batch: options.Batch = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Also write predictions.csv.")] = False,
     pictures: Annotated[bool, typer.Option(help="Draw the detections on copies of the images.")] = True,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Import model parts of others that a checkpoint names.")
-    ] = False,
+    device: options.Device = "auto",
+    trust: options.Trust = False,
     recipe: Annotated[str | None, typer.Option(metavar="RECIPE", help=RECIPE_HELP)] = None,
 ) -> None:
     """Find objects in images: pictures with boxes, and predictions.json in COCO's result format with file names.

@@ -1,10 +1,12 @@
 """`detrctl visualize-queries`: what each object query predicts over a split, and what one looks at on an image."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from detrctl.cli import options
 from detrctl.cli.sources import counted, filled, free_folder, say_files
 from detrctl.errors import DetrctlError
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from detrctl.inspection.queries import BoxSummary, QuerySummary
     from detrctl.inspection.query_report import QueryReport
 
-FORMATS = ("png", "svg", "pdf")
+Report = TypeVar("Report", "QueryReport", "LookReport")
 ROWS = 20
 """Queries in the terminal's table; all of them are in queries.csv."""
 
@@ -21,16 +23,10 @@ WIDTH = 80
 
 
 def visualize_queries(
-    ckpt: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE_OR_RUN", help="Checkpoint file or run folder; default: the newest run's best."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Dataset folder, or `shapes`; default: the one it was trained on."),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Which split of the dataset.")] = "val",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images of the split.")] = None,
+    ckpt: options.Checkpoint = None,
+    data: options.Data = None,
+    split: options.Split = "val",
+    limit: options.Limit = None,
     queries: Annotated[
         str | None, typer.Option(metavar="0,5,7", help="Draw these queries, counted from 0; 3-6 is 3,4,5,6.")
     ] = None,
@@ -58,22 +54,12 @@ def visualize_queries(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the results; default: queries, queries-2, ...")
     ] = None,
-    picture_format: Annotated[str, typer.Option("--format", metavar="png|svg|pdf", help="Of the pictures.")] = "png",
-    pictures: Annotated[bool, typer.Option(help="Draw pictures beside the numbers.")] = True,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images at a time; default: the recipe's evaluate.batch_size.")
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Import model parts of others that a checkpoint names.")
-    ] = False,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RECIPE",
-            help="Alone: its model with random weights. With --ckpt: which recipe a published file is of.",
-        ),
-    ] = None,
+    picture_format: options.PictureFormat = "png",
+    pictures: options.Pictures = True,
+    batch: options.Batch = None,
+    device: options.Device = "auto",
+    trust: options.Trust = False,
+    recipe: options.RecipeOrRandom = None,
 ) -> None:
     """What each object query predicts over a split: places, sizes, classes, use. With --image, what one looks at.
 
@@ -81,8 +67,6 @@ def visualize_queries(
     pictures of the query's attention, its box in every decoder layer, the encoder's attention from a point, and where
     queries start.
     """
-    if picture_format not in FORMATS:
-        raise DetrctlError(f"--format {picture_format}: there are {', '.join(FORMATS)}")
     split_only: dict[str, Any] = {
         "--queries": queries,
         "--all": all_queries or None,
@@ -103,12 +87,12 @@ def visualize_queries(
     drawn = picture_format if pictures else None
     if image is not None:
         look = inspect_image(image, path, recipe=recipe, wish=wish, asked=Asked(query, detection, at))
-        _tell_and_write_look(look, folder, drawn)
+        _deliver(look, folder, drawn, tell=tell_look, write=write_look)
         return
     choice = Choice(chosen_queries, all_queries, most_used or MOST_USED)
     with render.progress("looking", "images") as heard:
         report = inspect_queries(path, recipe=recipe, wish=wish, choice=choice, least=score, on_progress=heard)
-    _tell_and_write(report, folder, drawn)
+    _deliver(report, folder, drawn, tell=tell, write=write)
 
 
 def _require_one_way(image: Path | None, split_only: dict[str, Any], image_only: dict[str, Any]) -> None:
@@ -163,10 +147,15 @@ def per_cent(mean: float, spread: float | None = None) -> str:
     return f"{100 * mean:.0f}" + ("" if spread is None else f"±{100 * spread:.0f}")
 
 
-# ---- over a split ----
-
-
-def _tell_and_write(report: "QueryReport", folder: Path, picture_format: str | None) -> None:
+def _deliver(
+    report: Report,
+    folder: Path,
+    picture_format: str | None,
+    *,
+    tell: Callable[[Report], None],
+    write: Callable[[Report, Path, str | None], list[Path]],
+) -> None:
+    """To the terminal, then into the folder."""
     from detrctl.cli import render
 
     for note in report.notes:
@@ -175,6 +164,9 @@ def _tell_and_write(report: "QueryReport", folder: Path, picture_format: str | N
     with filled(folder) as part:
         files = write(report, part, picture_format)
     say_files(folder, files)
+
+
+# ---- over a split ----
 
 
 def write(report: "QueryReport", folder: Path, picture_format: str | None) -> list[Path]:
@@ -257,17 +249,6 @@ def _sentences(report: "QueryReport") -> list[str]:
 
 
 # ---- on an image ----
-
-
-def _tell_and_write_look(report: "LookReport", folder: Path, picture_format: str | None) -> None:
-    from detrctl.cli import render
-
-    for note in report.notes:
-        render.warn(note)
-    tell_look(report)
-    with filled(folder) as part:
-        files = write_look(report, part, picture_format)
-    say_files(folder, files)
 
 
 def write_look(report: "LookReport", folder: Path, picture_format: str | None) -> list[Path]:
