@@ -31,7 +31,7 @@ from detrctl.inspection.style import (
     dress,
     explain,
     new_figure,
-    save,
+    save_drawn,
 )
 from detrctl.inspection.views import WHOLE, Window, corners, draw_place, show, window_of
 
@@ -59,8 +59,7 @@ def draw_report(report: LookReport, folder: Path, file_format: str) -> list[Path
         "encoder": encoder_figure(report),
         "starts": starts_figure(report),
     }
-    drawn = {name: figure for name, figure in figures.items() if figure is not None}
-    return [save(figure, folder / f"{name}.{file_format}") for name, figure in drawn.items()]
+    return save_drawn(figures, folder, file_format)
 
 
 def title_of(report: LookReport) -> str:

@@ -28,7 +28,7 @@ from detrctl.inspection.style import (
     dress,
     explain,
     new_figure,
-    save,
+    save_drawn,
 )
 
 KIND_LOOKS: dict[Kind, tuple[str, str]] = {
@@ -65,8 +65,7 @@ def draw_report(report: QueryReport, folder: Path, file_format: str) -> list[Pat
         "starts": starts_figure(report),
         "contents": contents_figure(report),
     }
-    drawn = {name: figure for name, figure in figures.items() if figure is not None}
-    return [save(figure, folder / f"{name}.{file_format}") for name, figure in drawn.items()]
+    return save_drawn(figures, folder, file_format)
 
 
 # ---- the grid of the paper's figure ----

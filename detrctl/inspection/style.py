@@ -4,6 +4,7 @@ Colours are Okabe and Ito's or an even scale; what a colour says, a line's style
 """
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -34,6 +35,11 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, dpi=160)
     return path
+
+
+def save_drawn(figures: Mapping[str, Figure | None], folder: Path, file_format: str) -> list[Path]:
+    """Each into a file of its name; what had nothing to show is None."""
+    return [save(figure, folder / f"{name}.{file_format}") for name, figure in figures.items() if figure is not None]
 
 
 def explain(figure: Figure, text: str) -> None:
