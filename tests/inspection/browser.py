@@ -72,7 +72,7 @@ class Page:
         code = {"ArrowLeft": 37, "ArrowRight": 39, "Tab": 9, "Enter": 13}[key]
         for kind in ("rawKeyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
-        self.run("new Promise(requestAnimationFrame) && 0")
+        self.settle()
 
     def hover(self, selector: str) -> None:
         """The mouse to the middle of an element, which is scrolled into view."""
@@ -85,6 +85,11 @@ class Page:
     def hover_at(self, x: float, y: float) -> None:
         """The mouse to a place in the window."""
         self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def settle(self) -> None:
+        """Until what was changed is drawn, and the pointer's place on it told."""
+        frames = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))))"
+        self._call("Runtime.evaluate", expression=frames, awaitPromise=True)
 
     def screenshot(self, file: Path) -> None:
         data = self._call("Page.captureScreenshot", format="png")["data"]

@@ -190,10 +190,18 @@ def test_everything_that_can_be_focused_has_a_name_and_class_names_are_only_text
     assert page.run("[...document.querySelectorAll('#truths td:nth-child(2)')].map(cell => cell.textContent)") == names
 
 
-def test_another_image_is_shown_from_its_last_layer(made):
+def test_another_image_is_shown_from_its_last_layer_whatever_lies_under_a_resting_pointer(made):
     page, content = made
+    page.run("document.getElementById('picture').scrollIntoView()")
+    picture = page.run("document.getElementById('picture').getBoundingClientRect().toJSON()")
+    center_x, center_y = content["images"][1]["truths"][2]["box"][:2]
+    place = picture["x"] + center_x * picture["width"], picture["y"] + center_y * picture["height"]
+    page.hover_at(*place)
     page.run(
         "(() => { const e = document.getElementById('image'); e.value = 1; e.dispatchEvent(new Event('change')); })()"
     )
+    page.settle()
+    under = "document.elementFromPoint({}, {}).closest('.truth-group').dataset.truth".format(*place)
+    assert page.run(under) != "0"
     assert highlighted(page)["queries"] == [content["images"][1]["layers"][LAYERS - 1]["truths"][0]["query"]] * 3
     assert page.errors == []

@@ -68,6 +68,16 @@
   const boxed = (caption, columns, rows) =>
     make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, table(make("table"), caption, columns, rows));
 
+  // What is drawn anew, or scrolled, under a pointer at rest is entered too. Only a pointer that moved means it.
+  let pointer = null;
+  const whereabouts = (event) => `${event.screenX} ${event.screenY}`;
+  document.addEventListener("pointermove", (event) => { pointer = whereabouts(event); }, true);
+  function onPointing(element, action) {
+    element.addEventListener("pointerenter", (event) => {
+      if (whereabouts(event) !== pointer) action();
+    });
+  }
+
   // ---- one image ----
 
   const image = () => data.images[state.image];
@@ -96,7 +106,7 @@
       tabindex: 0, role: "button", "aria-label": label, "aria-pressed": String(chosen), "data-truth": index, "data-query": told.query,
     }, ...parts);
     group.addEventListener("focus", () => choose(index));
-    group.addEventListener("pointerenter", () => choose(index));
+    onPointing(group, () => choose(index));
     return group;
   }
 
@@ -131,7 +141,7 @@
   function listed(query) {
     const box = place(queryBox(query));
     const line = draw("rect", { class: "line", ...box, "data-query": query });
-    line.addEventListener("pointerenter", () => { point(query); bringRow(query); });
+    onPointing(line, () => { point(query); bringRow(query); });
     line.addEventListener("pointerleave", () => point(null));
     return [draw("rect", { class: "faint", ...box }), line];
   }
@@ -157,7 +167,7 @@
     }
   }
   function point(query) {
-    if (query === state.query) return; // what is drawn anew under the pointer would be entered anew
+    if (query === state.query) return;
     state.query = query;
     drawOverlay();
     for (const line of byId("costs").querySelectorAll("tbody tr")) {
@@ -191,7 +201,7 @@
       line.tabIndex = 0;
       line.classList.toggle("chosen", index === state.truth);
       line.addEventListener("focus", () => choose(index));
-      line.addEventListener("pointerenter", () => choose(index));
+      onPointing(line, () => choose(index));
     });
   }
 
@@ -244,7 +254,8 @@
       line.tabIndex = 0;
       line.classList.toggle("is-match", row[0] === told.query);
       line.classList.toggle("is-runner", row[0] === told.runner_up);
-      for (const event of ["focus", "pointerenter"]) line.addEventListener(event, () => point(row[0]));
+      line.addEventListener("focus", () => point(row[0]));
+      onPointing(line, () => point(row[0]));
       for (const event of ["blur", "pointerleave"]) line.addEventListener(event, () => point(null));
     });
   }
