@@ -15,7 +15,7 @@ demo: .venv/.installed
 	@sh tools/demo.sh $(BIN)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # Packages built and installed into empty environments, and other tests of minutes.
 test-slow: .venv/.installed-dev

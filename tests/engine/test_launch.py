@@ -89,7 +89,7 @@ def outcome(made: list[Crew], *, first: str, second: str, number: signal.Signals
     made.append(Crew([sys.executable, "-S", "-c", program], 2))
     made[0].start()
     if number is not None:
-        time.sleep(0.5)
+        time.sleep(2.0)  # until they listen
         made[0].pass_on(number, None)
     made[0].wait()
     return made[0].outcome()
@@ -125,9 +125,11 @@ def test_a_signal_before_training_ends_all(crew: list[Crew], number: signal.Sign
     assert found == Launched(128 + number, "warning: stopped at once; nothing more was saved\n")
 
 
-def test_each_process_hears_a_signal_once(crew: list[Crew]) -> None:
+def test_each_process_hears_a_signal_once(crew: list[Crew], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "PATIENCE", 30.0)  # the launcher ends nobody because another was done a second before
     listening = "heard = []; signal.signal(signal.SIGTERM, lambda *a: heard.append(1))"
-    counting = f"{listening}; time.sleep(1.5); sys.exit(sum(heard))"
+    counting = f"{listening}; end = time.monotonic() + 30\n while not heard and time.monotonic() < end: time.sleep(0.1)"
+    counting += "\n time.sleep(0.5); sys.exit(sum(heard))"
     assert outcome(crew, first=counting, second=counting, number=signal.SIGTERM) == Launched(1)
 
 

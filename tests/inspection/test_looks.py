@@ -35,7 +35,7 @@ def test_a_query_of_every_variant_is_told_layer_by_layer(name: str) -> None:
         np.testing.assert_allclose(whole, np.ones(4), rtol=1e-5)
         assert 0 <= layer.inside <= 1 + 1e-6
         assert isinstance(layer.looked, SampledPoints if name in SAMPLED else AttentionMap)
-    assert look.layers[-1].overlap == pytest.approx(1)
+    assert look.layers[-1].overlap == pytest.approx(1, rel=1e-5)
     assert (look.layers[0].attended is None) == name.startswith("detr")
 
 
