@@ -54,6 +54,9 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers to this JSON file.")
     ] = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the model's detections, a COCO result file.")
+    ] = None,
     batch: options.Batch = None,
     limit: options.Limit = None,
     device: Annotated[
@@ -97,8 +100,9 @@ def evaluate(
     pictures: Annotated[bool, typer.Option(help="Draw pictures for the options above.")] = True,
 ) -> None:
     """The twelve COCO numbers and AP per class, of a checkpoint or of a COCO result file."""
-    if json_file is not None:
-        check_writable(json_file)
+    for file in (json_file, results):
+        if file is not None:
+            check_writable(file)
     questions = Questions(errors, layers, nms, confusion, worst or 0, score)
     _check_asked(questions, {"--score": score, "--out": out})
     folder = _folder(questions, out) if pictures else None
@@ -114,6 +118,7 @@ def evaluate(
             device=device or "auto",
             trust=trust,
             recipe=recipe,
+            results=results,
         )
     elif predictions is None or annotations is None:
         raise DetrctlError(
@@ -129,6 +134,7 @@ def evaluate(
             "--device": device,
             "--trust": trust or None,
             "--recipe": recipe,
+            "--results": results,
         }
         if given := [name for name, value in for_a_model.items() if value is not None]:
             raise DetrctlError(f"--predictions scores a result file as it is: leave out {', '.join(given)}")
@@ -173,6 +179,7 @@ def _of_checkpoint(
     device: str,
     trust: bool,
     recipe: str | None,
+    results: Path | None,
 ) -> Told:
     from detrctl.cli.checkpoints import chosen_checkpoint
     from detrctl.engine.evaluate import evaluate_checkpoint
@@ -198,6 +205,8 @@ def _of_checkpoint(
         render.warn(note)
     counts = f"{counted(done.scores.images, 'image')}, {counted(done.scores.truths, 'truth')}"
     render.say(f"{done.data}, split {split}: {counts}, {done.seconds:.1f} s")
+    if results is not None:
+        write_json(results, done.results, indent=None)
     about = {"checkpoint": str(path), "data": done.data, "split": split}
     return about, done.scores, looked.examination if looked else None, looked.pixels if looked else None
 
@@ -313,8 +322,8 @@ def check_writable(path: Path) -> None:
         raise DetrctlError(f"{path}: its folder does not exist; make it first")
 
 
-def write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object, *, indent: int | None = 2) -> None:
     try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
     except OSError as error:
         raise DetrctlError(f"{path}: cannot be written ({error.strerror})") from None

@@ -54,6 +54,17 @@ def test_without_ckpt_the_newest_run_is_named_on_the_first_line_and_scored(capsy
     assert (written["checkpoint"], written["split"]) == ("runs/tiny/checkpoints/best.pt", "val")
 
 
+def test_the_detections_are_written_as_a_result_file_that_scores_the_same(tmp_path: Path, capsys):
+    found = tmp_path / "found.json"
+    assert run(["eval", "--device", "cpu", "--results", str(found), "--json", str(tmp_path / "a.json")]) == 0
+    truths = next(Path("cells").rglob("*val*.json"))
+    files = ["--predictions", str(found), "--annotations", str(truths)]
+    assert run(["eval", *files, "--json", str(tmp_path / "b.json")]) == 0
+    first, second = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert first["AP"] > 0
+    assert {name: first[name] for name in NAMES} == {name: second[name] for name in NAMES}
+
+
 def test_what_is_odd_about_the_split_is_said_and_a_missing_image_stops_before_the_run(tmp_path: Path, capsys):
     shutil.copytree("cells", tmp_path / "cells")
     images = tmp_path / "cells" / "images"
@@ -168,6 +179,7 @@ def test_a_result_file_is_scored_without_torch(tmp_path: Path, monkeypatch):
         ("--data none", "none: no such folder; give the folder that holds a dataset's images and annotations"),
         ("--device tpu", "--device tpu: no such device; choose auto, cpu, cuda or mps"),
         ("--json none/x.json", "none/x.json: its folder does not exist; make it first"),
+        ("--results none/x.json", "none/x.json: its folder does not exist; make it first"),
         ("--json cells", "cells: is a folder, a file name is needed"),
         (
             "--predictions r.json",
@@ -178,8 +190,8 @@ def test_a_result_file_is_scored_without_torch(tmp_path: Path, monkeypatch):
             "--predictions scores a result file as it is: leave out --limit",
         ),
         (
-            "--predictions r.json --annotations a.json --split val --device cpu --trust",
-            "--predictions scores a result file as it is: leave out --split, --device, --trust",
+            "--predictions r.json --annotations a.json --split val --device cpu --trust --results x.json",
+            "--predictions scores a result file as it is: leave out --split, --device, --trust, --results",
         ),
         ("--predictions r.json --annotations a.json", "a.json: no such file"),
         (f"--predictions r.json --annotations {ANNOTATIONS}", "r.json: no such file"),
