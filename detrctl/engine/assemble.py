@@ -136,6 +136,7 @@ def _move(learner: Learner, old: Checkpoint, categories: Categories) -> Transfer
         learner.network.state_dict(),
         old.evaluated,
         class_rows=learner.class_rows(),
+        ordered_rows=learner.ordered_rows(),
         new_categories=categories,
         old_categories=old.categories,
     )

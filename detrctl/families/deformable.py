@@ -46,7 +46,7 @@ def deformable(model: schema.DeformableModel, objective: schema.FocalObjective, 
     backbone = build_backbone(model.backbone, stages=model.backbone.stages)
     neck, encoder = build_deformable_neck(model, backbone.channels), build_deformable_encoder(model)
     layers = build_deformable_decoder_layers(model)
-    queries, proposed = build_queries(model, num_classes)
+    queries = build_queries(model, num_classes)
     init_deformable(encoder, layers)
     if isinstance(queries, ProposedQueries):
         init_transformer(queries.from_box, queries.proposals.project)
@@ -59,24 +59,31 @@ def deformable(model: schema.DeformableModel, objective: schema.FocalObjective, 
         ),
         reference=REFERENCES[model.reference](eps=EPS),
     )
+    by_class, in_order = proposal_head_places(model)
     return Learner(
         network=Detector(
             backbone=backbone, neck=neck, encoder=encoder, queries=queries, denoising=NoDenoising(), decoder=decoder
         ),
         criterion=focal_criterion(objective, foreground_only=model.ranking == "foreground"),
         post_process=sigmoid_top_k(model.detections),
-        class_rows=dict.fromkeys(head_rows(model, num_classes, *class_head_places(model), *proposed), 0),
+        class_rows=dict.fromkeys(head_rows(model, num_classes, *class_head_places(model), *by_class), 0),
+        ordered_rows=head_rows(model, num_classes, *in_order),
     )
 
 
-def build_queries(model: schema.DeformableModel, num_classes: int) -> tuple[nn.Module, list[str]]:
-    """Where queries come from, and the class heads inside."""
+def build_queries(model: schema.DeformableModel, num_classes: int) -> nn.Module:
     if model.query_source == "learned":
-        return LearnedPoints(queries=model.queries, width=model.width, groups=model.query_groups), []
+        return LearnedPoints(queries=model.queries, width=model.width, groups=model.query_groups)
     proposals = build_proposals(model, num_classes, RANKINGS[model.ranking])
-    return ProposedQueries(queries=model.queries, width=model.width, proposals=proposals), [
-        "queries.proposals.class_head"
-    ]
+    return ProposedQueries(queries=model.queries, width=model.width, proposals=proposals)
+
+
+def proposal_head_places(model: schema.DeformableModel) -> tuple[list[str], list[str]]:
+    """Class heads of the proposals whose rows stand for classes, and those where the first says object or not."""
+    if model.query_source == "learned":
+        return [], []
+    places = ["queries.proposals.class_head"]
+    return ([], places) if model.ranking == "foreground" else (places, [])
 
 
 def build_proposals(model: schema.Proposing, num_classes: int, rank: Callable[[Tensor], Tensor]) -> EncoderProposals:

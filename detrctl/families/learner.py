@@ -1,6 +1,6 @@
 """What training, evaluation and prediction see of a model. Every family gives one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -32,10 +32,11 @@ class Learner(nn.Module):
         criterion: Objective,
         post_process: Callable[..., list[Detections]],
         class_rows: Mapping[str, int],
+        ordered_rows: Collection[str] = (),
     ):
         super().__init__()
         self.network, self.criterion, self.post_process = network, criterion, post_process
-        self._class_rows = dict(class_rows)
+        self._class_rows, self._ordered_rows = dict(class_rows), frozenset(ordered_rows)
 
     def counts(self, targets: Sequence[Targets]) -> Tensor:
         """What normalises the losses of these images, (N,) float64; see `Criterion.counts`."""
@@ -68,6 +69,10 @@ class Learner(nn.Module):
     def class_rows(self) -> dict[str, int]:
         """The parameters with one row per class, and how many rows each has beyond them (softmax: no-object)."""
         return dict(self._class_rows)
+
+    def ordered_rows(self) -> frozenset[str]:
+        """The parameters with as many rows as there are classes, none of which stands for a class."""
+        return self._ordered_rows
 
 
 def _group(name: str) -> str:
