@@ -20,6 +20,7 @@ from torch import Tensor
 
 from detrctl.errors import CheckpointError
 from detrctl.recipe.schema import Recipe
+from detrctl.recipe.validate import model_problems
 from detrctl.structures import Categories
 from detrctl.weights.files import model_file
 
@@ -128,13 +129,16 @@ def _is_state_dict(value: Any) -> bool:
 
 def _recipe(content: Mapping[str, Any], path: Path) -> Recipe:
     try:
-        return Recipe.model_validate(content.get("recipe"))
+        recipe = Recipe.model_validate(content.get("recipe"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
         raise CheckpointError(
             f"{path}: its recipe does not fit this version of detrctl: {where}: {first['msg']}"
         ) from None
+    if problems := model_problems(recipe):
+        raise CheckpointError(f"{path}: damaged: its recipe contradicts itself: {problems[0]}")
+    return recipe
 
 
 def _categories(content: Mapping[str, Any], path: Path) -> Categories:
@@ -142,7 +146,9 @@ def _categories(content: Mapping[str, Any], path: Path) -> Categories:
     names, ids = (stored.get("names"), stored.get("ids")) if isinstance(stored, Mapping) else (None, None)
     if not (isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids)):
         raise CheckpointError(f"{path}: damaged: its classes are not pairs of a name and an id")
-    return Categories(tuple(str(name) for name in names), tuple(int(i) for i in ids))
+    if not all(isinstance(number, int) for number in ids):
+        raise CheckpointError(f"{path}: damaged: the ids of its classes are not whole numbers")
+    return Categories(tuple(str(name) for name in names), tuple(ids))
 
 
 def find_checkpoint(ckpt: Path | None = None, runs: Path = Path("runs")) -> Path:

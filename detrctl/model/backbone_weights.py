@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +15,14 @@ def read_weights(source: str, name: str) -> dict[str, Tensor]:
     """A torchvision state dict: `imagenet` downloads the one published for `name`, anything else is a file's path."""
     if source == "imagenet":
         return _download(name)
-    path = Path(source)
+    path = Path(source).expanduser()
     if not path.is_file():
         raise DetrctlError(
             f"{source}: no such file of backbone weights (model.backbone.weights: imagenet, none or a path)"
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # torch's reader raises nearly anything over bytes that are no pickle
         raise DetrctlError(f"{source}: not a file of weights that can be read safely") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise DetrctlError(f"{source}: holds no state dict (a mapping of names to tensors)")

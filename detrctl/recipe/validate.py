@@ -164,13 +164,28 @@ def check_rules(recipe: Recipe, document: Document, doubtful: frozenset[str]) ->
             continue
         if "extends" in doubtful and not all(_key(path) in document.places for path in rule.reads):
             continue  # what the parent would have said is unknown
-        try:
-            message = rule.check(*(_attribute(recipe, path) for path in rule.reads))
-        except AttributeError:  # another family, without this field
-            continue
-        if message:
+        if message := _asked(rule, recipe):
             found.append((rule.level, _rule_finding(rule, message, document)))
     return found
+
+
+def model_problems(recipe: Recipe) -> list[str]:
+    """Why the model of a recipe that nobody wrote, but that a file of weights brings or implies, cannot be built."""
+    model_rules = [
+        rule
+        for rule in RULES
+        if rule.level is Level.ERROR
+        and all(path.startswith("model.") for path in rule.reads)
+        and "model.smallest_anchor" not in rule.reads  # levels that propose nothing are a waste, and work
+    ]
+    return [f"{rule.reads[0]}: {message}" for rule in model_rules if (message := _asked(rule, recipe))]
+
+
+def _asked(rule: Rule, recipe: Recipe) -> str | None:
+    try:
+        return rule.check(*(_attribute(recipe, path) for path in rule.reads))
+    except AttributeError:  # another family, without this field
+        return None
 
 
 def _overlap(path: str, other: str) -> bool:

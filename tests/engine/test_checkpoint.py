@@ -93,6 +93,17 @@ def test_damaged_fields_are_named(tmp_path: Path) -> None:
         ({"weights": {"a": 3}}, "damaged: its weights are not tensors by name"),
         ({"training": 3}, "damaged: its training state is not a table"),
         ({"categories": {"names": ["a"], "ids": []}}, "damaged: its classes are not pairs of a name and an id"),
+        ({"categories": {"names": ["a"], "ids": ["x"]}}, "damaged: the ids of its classes are not whole numbers"),
+        (
+            {"categories": {"names": ["a"], "ids": [float("inf")]}},
+            "damaged: the ids of its classes are not whole numbers",
+        ),
+        ({"categories": {"names": ["a"], "ids": [None]}}, "damaged: the ids of its classes are not whole numbers"),
+        (
+            {"recipe": {"model": {"family": "detr", "width": 16, "heads": 7}}},
+            "damaged: its recipe contradicts itself: model.heads: found heads 7 with width 16, a remainder stays; "
+            "heads 4 or width 21 would do",
+        ),
         (
             {"recipe": {"train": {"lr": -1}}},
             "its recipe does not fit this version of detrctl: train.lr: Input should be greater than 0",

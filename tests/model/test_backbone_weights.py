@@ -26,6 +26,33 @@ def test_files_that_cannot_be_used_get_one_line(tmp_path: Path) -> None:
         read_weights("imagenet", "resnet10")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02.",  # nothing on the stack: IndexError
+        b"\x80\x02h\x05.",  # a memo that was never made: KeyError
+        b"\x80\x02K\x01}b.",  # a state for a number
+        b"\x80\x02K\x01K\x02s.",
+        b"\x80\x02]}K\x01s.",
+        b"",
+        b"PK\x03\x04 and nothing more",
+        bytes(range(256)),
+    ],
+)
+def test_bytes_that_are_no_weights_are_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(content)
+    with pytest.raises(DetrctlError) as caught:
+        read_weights(str(path), "resnet18")
+    assert str(caught.value) == f"{path}: not a file of weights that can be read safely"
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "mine.pt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_weights("~/mine.pt", "resnet18")["a"] == 1
+
+
 def test_weights_of_another_network_are_named_with_the_first_difference() -> None:
     with torch.device("meta"):
         resnet, swin = ResNet(name="resnet50", norm="frozen"), LayerNormNetwork(name="swin_t")
