@@ -48,10 +48,13 @@ def official_file(model: Any, weights: Mapping[str, Tensor], categories: Categor
 
 
 def _only_official(tensors: dict[str, Tensor], project: str, model: Any) -> dict[str, Tensor]:
-    """A second name inside the decoder tells refinement: models that do not refine have none there."""
-    if project != "deformable" or model.reference != "fixed":
+    """Second names inside the decoder tell refinement and two stages: other models have none there."""
+    if FORMATS[project].family not in ("deformable", "dab_deformable"):
         return tensors
-    return {name: value for name, value in tensors.items() if not name.startswith("transformer.decoder.bbox_embed.")}
+    two_stage = getattr(model, "query_source", "learned") == "proposals"
+    absent = {"bbox": model.reference == "fixed", "class": not two_stage}
+    dropped = tuple(f"transformer.decoder.{kind}_embed." for kind, is_absent in absent.items() if is_absent)
+    return {name: value for name, value in tensors.items() if not name.startswith(dropped)}
 
 
 def _arguments(model: Any) -> dict[str, Any]:
@@ -73,7 +76,13 @@ def _arguments(model: Any) -> dict[str, Any]:
 
 def _require_same(made: WeightFile, model: Any, weights: Mapping[str, Tensor], form: str) -> None:
     """Reads back what was made: a model that comes out different is one that the format cannot say."""
-    back = interpret(made)
+    try:
+        back = interpret(made)
+    except CheckpointError as error:
+        text = str(error).removeprefix(f"{made.path}: ")
+        raise CheckpointError(
+            f"the {form} format cannot say this model ({text}): convert it --to detrctl only"
+        ) from error
     if off := differences(back.model, model):
         raise CheckpointError(f"the {form} format cannot say this model ({off[0]}): convert it --to detrctl only")
     wanted = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}

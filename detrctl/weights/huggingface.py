@@ -129,7 +129,7 @@ DAB: Table = [
     ("model.decoder.ref_anchor_head", "transformer.decoder.ref_anchor_head"),
     ("model.decoder.bbox_embed", "transformer.decoder.bbox_embed"),
     ("model.query_refpoint_embeddings", "refpoint_embed"),
-    ("model.patterns", "patterns"),
+    ("model.patterns", "transformer.patterns"),
     ("class_embed", "class_embed"),
 ]
 DEFORMABLE: Table = [
@@ -240,7 +240,7 @@ def _with_second_names(official: dict[str, Tensor]) -> dict[str, Tensor]:
     return official
 
 
-_LAYER = re.compile(r"transformer\.decoder\.layers\.(\d+)\.")
+_LAYER = re.compile(r"transformer\.decoder\.layers\.(\d{1,3})\.")
 
 
 def from_official(tensors: Mapping[str, Tensor], project: str, *, native: bool) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detrctl.errors import CheckpointError
+from detrctl.weights.arguments import DEFAULTS, ONLY, alike
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -48,60 +49,6 @@ class Identity:
     twins: tuple[str, ...] = ()
 
 
-# ---- published defaults ----
-
-_COMMON: dict[str, Any] = {
-    "lr_backbone": 1e-5,
-    "dilation": False,
-    "position_embedding": "sine",
-    "dropout": 0.1,
-    "pre_norm": False,
-    "aux_loss": True,
-    "set_cost_class": 2.0,
-    "set_cost_bbox": 5.0,
-    "set_cost_giou": 2.0,
-    "cls_loss_coef": 2.0,
-    "bbox_loss_coef": 5.0,
-    "giou_loss_coef": 2.0,
-    "focal_alpha": 0.25,
-}
-_ANCHORS: dict[str, Any] = {
-    "pe_temperatureH": 20,
-    "pe_temperatureW": 20,
-    "num_select": 300,
-    "cls_loss_coef": 1.0,
-    "batch_norm_type": "FrozenBatchNorm2d",
-}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "detr": {**_COMMON, "set_cost_class": 1.0, "eos_coef": 0.1},
-    "conditional": _COMMON,
-    "dab": {**_COMMON, **_ANCHORS, "dropout": 0.0, "num_patterns": 0},
-    "dn_dab": {
-        **_COMMON,
-        **_ANCHORS,
-        "dropout": 0.0,
-        "num_patterns": 0,
-        "use_dn": True,
-        "scalar": 5,
-        "label_noise_scale": 0.2,
-        "box_noise_scale": 0.4,
-    },
-    "deformable": _COMMON,
-    "dino": {
-        **_COMMON,
-        **_ANCHORS,
-        "dropout": 0.0,
-        "dn_number": 100,
-        "dn_label_noise_ratio": 0.5,
-        "dn_box_noise_scale": 1.0,
-        "use_detached_boxes_dec_out": False,
-        "dec_pred_class_embed_share": True,
-        "dec_pred_bbox_embed_share": True,
-    },
-}
-"""By project: the published value of every argument that changes no name and no shape."""
-
-
 # ---- reading names and shapes ----
 
 
@@ -119,10 +66,19 @@ class Reader:
             raise CheckpointError(f"a part of its weights is missing: {name}")
         return self.shapes[name][0]
 
+    def columns(self, name: str) -> int:
+        if len(self.shapes.get(name, ())) < 2:
+            raise CheckpointError(f"a part of its weights is missing, or no matrix: {name}")
+        return self.shapes[name][1]
+
     def count(self, stem: str) -> int:
-        """How many of `stem`.0, `stem`.1, ... there are."""
-        found = {int(match[1]) for name in self.shapes if (match := re.match(rf"{stem}\.(\d+)\.", name))}
-        return max(found) + 1 if found else 0
+        """How many of `stem`.0, `stem`.1, ... there are. CheckpointError where one of them is missing."""
+        pattern = rf"{re.escape(stem)}\.(\d{{1,6}})\."  # a hostile name can hold a number too long to be read
+        found = {int(match[1]) for name in self.shapes if (match := re.match(pattern, name))}
+        missing = next((number for number in range(len(found)) if number not in found), None)
+        if missing is not None:
+            raise CheckpointError(f"a part of its weights is missing: {stem}.{missing}")
+        return len(found)
 
 
 def identify(shapes: Shapes, *, known: Mapping[str, Any] | None = None) -> Identity:
@@ -150,25 +106,21 @@ def _strange(names: Iterable[str]) -> str:
 def _arguments(read: Reader, project: str, known: Mapping[str, Any], **found: Any) -> dict[str, Any]:
     """Published, then `known` where the type agrees, then what was found, and what all variants tell alike."""
     published = DEFAULTS[project]
-    heads = known.get("nheads")
-    taken = {name: known[name] for name in published if name in known and _alike(known[name], published[name])}
+    taken = {name: known[name] for name in published if name in known and alike(known[name], published[name])}
+    taken |= {name: known[name] for name in ONLY.get(project, {}) if name in known}
     common = {
         "backbone": backbone_name(read.shapes),
-        "nheads": heads if isinstance(heads, int) and heads > 0 else HEADS,
-        "enc_layers": read.count(r"transformer\.encoder\.layers"),
-        "dec_layers": read.count(r"transformer\.decoder\.layers"),
+        "nheads": _number(known, "nheads", HEADS),
+        "enc_layers": read.count("transformer.encoder.layers"),
+        "dec_layers": read.count("transformer.decoder.layers"),
         "dim_feedforward": read.rows("transformer.decoder.layers.0.linear1.weight"),
         "hidden_dim": read.rows("transformer.decoder.layers.0.norm1.weight"),
     }
     if read.has(r"backbone\.1\.row_embed"):
-        common["position_embedding"] = "learned"
+        common["position_embedding"] = "v3" if known.get("position_embedding") == "v3" else "learned"
+    if read.has(r"transformer\.encoder\.norm\."):
+        common["pre_norm"] = True
     return {**published, **taken, **common, **found}
-
-
-def _alike(value: Any, published: Any) -> bool:
-    if isinstance(published, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(published, bool)
-    return isinstance(value, int | float) if isinstance(published, int | float) else isinstance(value, type(published))
 
 
 def _assumed(known: Mapping[str, Any], *names: str) -> tuple[str, ...]:
@@ -180,7 +132,7 @@ def backbone_name(shapes: Shapes) -> str:
     blocks = {
         tuple(map(int, match.groups()))
         for name in shapes
-        if (match := re.match(r"backbone\.0\.body\.layer(\d)\.(\d+)\.conv1\.weight", name))
+        if (match := re.match(r"backbone\.0\.body\.layer(\d)\.(\d{1,6})\.conv1\.weight", name))
     }
     depths = tuple(sum(stage == number for stage, _ in blocks) for number in (1, 2, 3, 4))
     bottlenecks = "backbone.0.body.layer1.0.conv3.weight" in shapes
@@ -212,7 +164,7 @@ def _detr(read: Reader, known: Mapping[str, Any]) -> Identity:
         "detr",
         known,
         num_queries=read.rows("query_embed.weight"),
-        pre_norm=read.has(r"transformer\.encoder\.norm\."),
+        pre_norm=read.has(r"transformer\.encoder\.norm\."),  # whatever the command line says
     )
     variant, twins = _dilated("DETR", arguments, known)
     return Identity(variant, "detr", arguments, read.rows("class_embed.weight") - 1, _assumed(known, "dilation"), twins)
@@ -232,6 +184,9 @@ def _conditional(read: Reader, known: Mapping[str, Any]) -> Identity:
     )
 
 
+PATTERNS = "transformer.patterns.weight"
+
+
 def _dab(read: Reader, known: Mapping[str, Any]) -> Identity:
     denoised = "label_enc.weight" in read.shapes
     project = "dn_dab" if denoised else "dab"
@@ -240,7 +195,7 @@ def _dab(read: Reader, known: Mapping[str, Any]) -> Identity:
         project,
         known,
         num_queries=read.rows("refpoint_embed.weight"),
-        num_patterns=read.rows("patterns.weight") if "patterns.weight" in read.shapes else 0,
+        num_patterns=read.rows(PATTERNS) if PATTERNS in read.shapes else 0,
         transformer_activation=_activation(read, known),
     )
     variant, twins = _dilated("DN-DAB-DETR" if denoised else "DAB-DETR", arguments, known)
@@ -261,7 +216,7 @@ def _dilated(variant: str, arguments: Mapping[str, Any], known: Mapping[str, Any
     return names[arguments["dilation"]], () if "dilation" in known else (names[not arguments["dilation"]],)
 
 
-# ---- Deformable DETR, DINO ----
+# ---- Deformable DETR, DAB-Deformable-DETR, DN-Deformable-DETR, DINO ----
 
 
 def _is_deformable(read: Reader) -> bool:
@@ -269,13 +224,11 @@ def _is_deformable(read: Reader) -> bool:
 
 
 def _deformable(read: Reader, known: Mapping[str, Any]) -> Identity:
-    if "refpoint_embed.weight" in read.shapes:
-        raise CheckpointError(
-            "these are weights of DAB-Deformable-DETR or DN-Deformable-DETR, which have no recipe here"
-        )
-    if "transformer.tgt_embed.weight" in read.shapes:
+    if read.has(r"transformer\.decoder\.query_scale\."):
+        return _dab_deformable(read, known)
+    if read.has(r"transformer\.(tgt_embed|enc_out_class_embed)\."):
         return _dino(read, known)
-    levels, two_stage = read.count("input_proj"), read.has(r"transformer\.pos_trans\.")
+    levels, two_stage = _levels(read), read.has(r"transformer\.pos_trans\.")
     refined = two_stage or read.has(r"transformer\.decoder\.bbox_embed\.")
     arguments = _arguments(
         read,
@@ -301,8 +254,42 @@ def _deformable(read: Reader, known: Mapping[str, Any]) -> Identity:
     )
 
 
+DAB_DEFORMABLE_ONLY = {
+    r"transformer\.enc_output\.": "in two stages",
+    r"patterns_embed\.": "with patterns",
+    r"transformer\.decoder\.high_dim_query_proj\.": "with a second projection of positions",
+    r"transformer\.decoder\.ref_point_head\.layers\.2\.": "without sines of its boxes",
+}
+"""What the official code can build of this family and detrctl cannot, by a name that gives it away."""
+
+
+def _dab_deformable(read: Reader, known: Mapping[str, Any]) -> Identity:
+    denoised = "label_enc.weight" in read.shapes
+    variant = "DN-Deformable-DETR" if denoised else "DAB-Deformable-DETR"
+    for sign, what in DAB_DEFORMABLE_ONLY.items():
+        if read.has(sign):
+            raise CheckpointError(f"these are weights of {variant} {what}, which detrctl does not have")
+    project, levels = "dn_dab_deformable" if denoised else "dab_deformable", _levels(read)
+    arguments = _arguments(
+        read,
+        project,
+        known,
+        num_feature_levels=levels,
+        with_box_refine=read.has(r"transformer\.decoder\.bbox_embed\."),
+        num_queries=read.rows("refpoint_embed.weight"),
+        **_points(read, known, levels),
+    )
+    classes = read.rows("class_embed.0.weight")
+    if levels > 1:
+        return Identity(variant, project, arguments, classes, _assumed(known))
+    variant, twins = _dilated(f"{variant}, single-scale", arguments, known)
+    return Identity(variant, project, arguments, classes, _assumed(known, "dilation"), twins)
+
+
 def _dino(read: Reader, known: Mapping[str, Any]) -> Identity:
-    levels = read.count("input_proj")
+    if "transformer.tgt_embed.weight" not in read.shapes:
+        raise CheckpointError("these are weights of DINO without learned contents, which detrctl does not have")
+    levels = _levels(read)
     arguments = _arguments(
         read,
         "dino",
@@ -310,11 +297,32 @@ def _dino(read: Reader, known: Mapping[str, Any]) -> Identity:
         num_feature_levels=levels,
         return_interm_indices=_stages(read, levels),
         num_queries=read.rows("transformer.tgt_embed.weight"),
-        use_dn="label_enc.weight" in read.shapes,
+        # The official code keeps the label vectors of a model that it does not denoise.
+        use_dn="label_enc.weight" in read.shapes and known.get("use_dn") is not False,
         **_points(read, known, levels),
+        **_seen(read),
     )
     variant = f"DINO, {levels}-scale"
     return Identity(variant, "dino", arguments, read.rows("class_embed.0.weight"), _assumed(known))
+
+
+def _seen(read: Reader) -> dict[str, Any]:
+    """Choices of DINO's authors that leave a trace, where they are not the published ones."""
+    signs: dict[str, tuple[str, Any]] = {
+        r"transformer\.two_stage_wh_embedding\.": ("two_stage_learn_wh", True),
+        r"transformer\.pat_embed_for_2stage$": ("two_stage_pat_embed", "above 0"),
+        r"refpoint_embed\.": ("two_stage_add_query_num", "above 0"),
+        r"label_embedding\.": ("decoder_sa_type", "ca_label"),
+        r"transformer\..*\.activation\.weight$": ("transformer_activation", "prelu"),
+    }
+    return dict(found for sign, found in signs.items() if read.has(sign))
+
+
+def _levels(read: Reader) -> int:
+    levels = read.count("input_proj")
+    if levels == 0:
+        raise CheckpointError("a part of its weights is missing: input_proj.0")
+    return levels
 
 
 def _points(read: Reader, known: Mapping[str, Any], levels: int) -> dict[str, int]:
@@ -327,7 +335,7 @@ def _points(read: Reader, known: Mapping[str, Any], levels: int) -> dict[str, in
     ):
         key = f"transformer.{place}.attention_weights.weight"
         if key not in read.shapes:  # no encoder layers
-            points[name] = 4
+            points[name] = _number(known, name, 4)
             continue
         points[name], rest = divmod(read.rows(key), heads * levels)
         if rest:
@@ -345,13 +353,12 @@ def _number(known: Mapping[str, Any], name: str, otherwise: int) -> int:
 
 def _stages(read: Reader, levels: int) -> list[int]:
     """Which stages of the backbone are used, 0 for layer1 and so on, by the channels of their projections."""
-    channels = [read.shapes[f"input_proj.{level}.0.weight"] for level in range(levels)]
-    widths = {
-        read.rows(f"backbone.0.body.layer{stage + 1}.0.conv{block}.weight"): stage
-        for stage in range(4)
-        for block in (3 if "backbone.0.body.layer1.0.conv3.weight" in read.shapes else 2,)
-    }
-    return [widths[shape[1]] for shape in channels if shape[2:] == (1, 1) and shape[1] in widths]
+    names = [f"input_proj.{level}.0.weight" for level in range(levels)]
+    channels = {name: read.columns(name) for name in names}
+    last = 3 if "backbone.0.body.layer1.0.conv3.weight" in read.shapes else 2
+    widths = {read.rows(f"backbone.0.body.layer{stage + 1}.0.conv{last}.weight"): stage for stage in range(4)}
+    pointwise = [name for name in names if read.shapes[name][2:] == (1, 1)]
+    return [widths[channels[name]] for name in pointwise if channels[name] in widths]
 
 
 _VARIANTS: tuple[tuple[Callable[[Reader], bool], Callable[[Reader, Mapping[str, Any]], Identity]], ...] = (

@@ -71,7 +71,9 @@ PUBLISHED = (
     _behind_page("deformable", "deformable", "fundamentalvision/Deformable-DETR"),
     _behind_page("conditional_r50", "conditional_r50", "Atten4Vis/ConditionalDETR"),
     _behind_page("dab_r50", "dab_r50", "IDEA-Research/DAB-DETR"),
+    _behind_page("dab_deformable_r50", "dab_deformable_r50", "IDEA-Research/DAB-DETR"),
     _behind_page("dn_dab_r50", "dn_dab_r50", "IDEA-Research/DN-DETR"),
+    _behind_page("dn_deformable_r50", "dn_deformable_r50", "IDEA-Research/DN-DETR"),
     _behind_page("dino_4scale_r50", "dino_4scale_r50", "IDEA-Research/DINO"),
     _behind_page("dino_5scale_r50", "dino_5scale_r50", "IDEA-Research/DINO"),
 )

@@ -144,6 +144,21 @@ def deformable_table(*, layers: int, per_layer: bool, two_stage: bool) -> Table:
     return (*RESNET, *_DEFORMABLE_LAYERS, *first, *heads, *decoders, *points)
 
 
+def dab_deformable_table(*, per_layer: bool) -> Table:
+    """IDEA-Research/DAB-DETR's DAB-Deformable-DETR and, with its last row, IDEA-Research/DN-DETR's DN-Deformable-DETR.
+
+    Both list their heads as Deformable DETR does.
+    """
+    return (
+        *deformable_table(layers=0, per_layer=per_layer, two_stage=False),
+        ("transformer.decoder.ref_point_head", "decoder.places.from_box"),
+        ("transformer.decoder.query_scale", "decoder.places.scale"),
+        ("tgt_embed", "queries.content"),
+        ("refpoint_embed", "queries.boxes"),
+        ("label_enc", "denoising.labels"),
+    )
+
+
 def dino_table(*, per_layer_class: bool, per_layer_box: bool) -> Table:
     """IDEA-Research/DINO; it lists its heads once per decoder layer even where all are the same one, and twice."""
     heads: Table = (

@@ -3,13 +3,25 @@
 The rules were checked against the names and shapes that the official code gave (tests/parity, DETRCTL_PARITY).
 """
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from detrctl.weights.arguments import ONLY
+
 Shapes = dict[str, tuple[int, ...]]
 
-BLOCKS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet50": [3, 4, 6, 3], "resnet101": [3, 4, 23, 3]}
+BLOCKS = {
+    "resnet10": [1, 1, 1, 1],
+    "resnet18": [2, 2, 2, 2],
+    "resnet34": [3, 4, 6, 3],
+    "resnet50": [3, 4, 6, 3],
+    "resnet101": [3, 4, 23, 3],
+}
 BASE: dict[str, Any] = {
     "backbone": "resnet18",
     "hidden_dim": 16,
@@ -28,8 +40,29 @@ BASE: dict[str, Any] = {
 
 
 def published(variant: str, **arguments: Any) -> Shapes:
-    """`variant`: detr, conditional, dab, dn_dab, deformable or dino."""
+    """`variant`: detr, conditional, dab, dn_dab, deformable, dab_deformable, dn_dab_deformable or dino."""
     return dict(_MAKERS[variant]({**BASE, **arguments}))
+
+
+def tensors(variant: str, **arguments: Any) -> dict[str, Tensor]:
+    """Weights of these names and shapes, made up and tame; all layers have the same heads."""
+    draw = torch.Generator().manual_seed(0)
+    made: dict[str, Tensor] = {}
+    for name, shape in published(variant, **{"backbone": "resnet10", "num_classes": 5, **arguments}).items():
+        first = re.sub(r"^(?:transformer\.decoder\.)?((?:class|bbox)_embed\.)\d+\.", r"\g<1>0.", name)
+        first = first.removeprefix("transformer.decoder.") if "decoder.bbox_embed" in first else first
+        if first not in made:
+            matrix = torch.randn(shape, generator=draw) * 0.1
+            made[first] = matrix if len(shape) > 1 else torch.rand(shape, generator=draw) + 0.5
+        made[name] = made[first]
+    return made
+
+
+def covers(variant: str, arguments: dict[str, Any]) -> bool:
+    """Whether the rules below say what these build arguments give."""
+    fixed = {"masks": False, "batch_norm_type": "FrozenBatchNorm2d", **ONLY.get(variant, {})}
+    known = all(arguments.get(name, value) == value for name, value in fixed.items())
+    return known and arguments["backbone"] in BLOCKS and arguments["enc_layers"] > 0
 
 
 def linear(name: str, rows: int, columns: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -86,6 +119,12 @@ def channels(name: str) -> list[int]:
     return [64 * 2**stage * (4 if name in ("resnet50", "resnet101") else 1) for stage in range(4)]
 
 
+def position(a: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if a.get("position_embedding") in ("learned", "v3"):
+        for part in ("row", "col"):
+            yield f"backbone.1.{part}_embed.weight", (50, a["hidden_dim"] // 2)
+
+
 def feedforward(name: str, a: dict[str, Any], norms: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield from linear(f"{name}.linear1", a["dim_feedforward"], a["hidden_dim"])
     yield from linear(f"{name}.linear2", a["hidden_dim"], a["dim_feedforward"])
@@ -97,6 +136,7 @@ def dense(a: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """What DETR, Conditional DETR and DAB-DETR have in common."""
     width = a["hidden_dim"]
     yield from resnet(a["backbone"])
+    yield from position(a)
     for layer in range(a["enc_layers"]):
         name = f"transformer.encoder.layers.{layer}"
         yield from packed(f"{name}.self_attn", width)
@@ -117,6 +157,8 @@ def detr(a: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield from packed(f"transformer.decoder.layers.{layer}.{attention}", width)
     yield from linear("class_embed", a["num_classes"] + 1, width)
     yield "query_embed.weight", (a["num_queries"], width)
+    if a.get("pre_norm"):
+        yield from norm("transformer.encoder.norm", width)
 
 
 def conditional_layers(a: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -144,13 +186,16 @@ def dab(a: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     width = a["hidden_dim"]
     yield from conditional_layers(a)
     yield from mlp("transformer.encoder.query_scale", width, width, width)
-    for part in ("encoder", "decoder"):
-        for layer in range(a["enc_layers" if part == "encoder" else "dec_layers"]):
-            yield f"transformer.{part}.layers.{layer}.activation.weight", (1,)
+    if a.get("transformer_activation", "prelu") == "prelu":
+        for part in ("encoder", "decoder"):
+            for layer in range(a["enc_layers" if part == "encoder" else "dec_layers"]):
+                yield f"transformer.{part}.layers.{layer}.activation.weight", (1,)
     yield from mlp("transformer.decoder.ref_point_head", 2 * width, width, width)
     yield from mlp("transformer.decoder.ref_anchor_head", width, width, 2)
     yield from mlp("transformer.decoder.bbox_embed", width, width, width, 4)
     yield "refpoint_embed.weight", (a["num_queries"], 4)
+    if a.get("num_patterns"):
+        yield "transformer.patterns.weight", (a["num_patterns"], width)
 
 
 def dn_dab(a: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -169,6 +214,7 @@ def sampling(name: str, a: dict[str, Any], points: int) -> Iterator[tuple[str, t
 def deformable_layers(a: dict[str, Any], stages: list[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
     width, levels = a["hidden_dim"], a["num_feature_levels"]
     yield from resnet(a["backbone"])
+    yield from position(a)
     yield "transformer.level_embed", (levels, width)
     for layer in range(a["enc_layers"]):
         name = f"transformer.encoder.layers.{layer}"
@@ -218,6 +264,23 @@ def deformable(a: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield from norm("transformer.pos_trans_norm", 2 * width)
 
 
+def dab_deformable(a: dict[str, Any], content: int | None = None) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width, inside = a["hidden_dim"], "transformer.decoder."
+    yield from deformable_layers(a, [1, 2, 3] if a["num_feature_levels"] > 1 else [3])
+    places = ["class_embed", "bbox_embed"] + [f"{inside}bbox_embed"] * a["with_box_refine"]
+    yield from heads(a["dec_layers"], a, *places)
+    yield from mlp(f"{inside}ref_point_head", 2 * width, width, width)
+    yield from mlp(f"{inside}query_scale", width, width, width)
+    yield "tgt_embed.weight", (a["num_queries"], content or width)
+    yield "refpoint_embed.weight", (a["num_queries"], 4)
+
+
+def dn_dab_deformable(a: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """A channel of the content is left free for the mark of noised queries."""
+    yield from dab_deformable(a, content=a["hidden_dim"] - 1)
+    yield "label_enc.weight", (a["num_classes"] + 1, a["hidden_dim"] - 1)
+
+
 def dino(a: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     width, inside = a["hidden_dim"], "transformer.decoder."
     yield from deformable_layers(a, a.get("return_interm_indices", [1, 2, 3]))
@@ -230,8 +293,7 @@ def dino(a: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield from norm("transformer.enc_output_norm", width)
     yield from linear("transformer.enc_out_class_embed", a["num_classes"], width)
     yield from mlp("transformer.enc_out_bbox_embed", width, width, width, 4)
-    if a.get("use_dn", True):
-        yield "label_enc.weight", (a["num_classes"] + 1, width)
+    yield "label_enc.weight", (a.get("dn_labelbook_size", a["num_classes"]) + 1, width)
 
 
 _MAKERS = {
@@ -240,5 +302,7 @@ _MAKERS = {
     "dab": dab,
     "dn_dab": dn_dab,
     "deformable": deformable,
+    "dab_deformable": dab_deformable,
+    "dn_dab_deformable": dn_dab_deformable,
     "dino": dino,
 }

@@ -17,6 +17,7 @@ from detrctl.errors import CheckpointError
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Categories, ImageBatch
 from tests.weights.hugging import images, outputs
+from tests.weights.published import published
 
 CATEGORIES = Categories(("cat", "dog", "bird"), (3, 5, 9))
 SIZES: dict[str, Any] = {"width": 32, "heads": 4, "feedforward": 24, "encoder_layers": 1, "decoder_layers": 2}
@@ -25,6 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "detr": {"family": "detr", "queries": 7},
     "conditional": {"family": "conditional", "queries": 7},
     "dab": {"family": "dab", "queries": 7},
+    "dab, patterns": {"family": "dab", "queries": 7, "patterns": 3},
     "deformable": {"family": "deformable", "queries": 7, "encoder_points": 3},
     "refined": {"family": "deformable", "reference": "refined", "prediction_heads": "per_layer"},
     "two-stage": {
@@ -35,6 +37,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "queries": 9,
     },
     "dn": {"family": "dab", "denoising": {"kind": "grouped"}},
+    "dn, patterns": {"family": "dab", "denoising": {"kind": "grouped"}, "patterns": 2},
+    "dab-deformable": {"family": "dab_deformable", "queries": 9},
+    "dab-deformable, fixed": {
+        "family": "dab_deformable",
+        "queries": 9,
+        "reference": "fixed",
+        "prediction_heads": "shared",
+    },
+    "dn-deformable": {"family": "dab_deformable", "queries": 9, "denoising": {"kind": "grouped"}},
     "dino": {"family": "dino", "queries": 9},
     "dino, classes by layer": {"family": "dino", "queries": 9, "prediction_heads": "class_per_layer"},
     "dino, boxes by layer": {"family": "dino", "queries": 9, "prediction_heads": "box_per_layer"},
@@ -44,7 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dino, one pair of heads": {"family": "dino", "queries": 9, "proposal_heads": "decoder"},
     "dino 5-scale": {"family": "dino", "queries": 9, "backbone": BACKBONE | {"stages": [2, 3, 4, 5]}},
 }
-HUGGING = [name for name in VARIANTS if not name.startswith("d") or name in ("detr", "dab", "deformable")]
+HUGGING = ["detr", "conditional", "dab", "dab, patterns", "deformable", "refined", "two-stage"]
 
 
 def checkpoint(folder: Path, name: str, **more: Any) -> tuple[Path, Checkpoint]:
@@ -95,6 +106,15 @@ def test_official_files_read_back_as_the_same_model_with_its_class_names(tmp_pat
     assert same(again.checkpoint, made)
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_official_files_have_the_names_and_shapes_that_the_official_code_gives(tmp_path: Path, name: str) -> None:
+    opened = open_weights(convert_weights(checkpoint(tmp_path, name)[0], "official")).published
+    assert opened is not None
+    arguments = {**opened.identity.arguments, "num_classes": len(CATEGORIES)}
+    found = {name: tuple(value.shape) for name, value in opened.file.tensors.items()}
+    assert found == published(opened.identity.project, **arguments)
+
+
 @pytest.mark.parametrize("name", HUGGING)
 def test_transformers_reads_what_is_written_and_answers_the_same(tmp_path: Path, name: str) -> None:
     path, made = checkpoint(tmp_path, name)
@@ -116,6 +136,15 @@ def test_what_a_format_cannot_say_is_one_line_and_nothing_is_written(tmp_path: P
     path, _ = checkpoint(tmp_path, "dino")
     assert refusal(path, "hf") == (
         f"{path}: a model of family dino has no Hugging Face format: transformers has no such model"
+    )
+    path, _ = checkpoint(tmp_path, "dn-deformable")
+    assert refusal(path, "hf") == (
+        f"{path}: a model of family dab_deformable has no Hugging Face format: transformers has no such model"
+    )
+    path, _ = checkpoint(tmp_path, "dab-deformable", prediction_heads="class_per_layer")
+    assert refusal(path, "official") == (
+        f"{path}: the official format cannot say this model (a part of its weights is missing: class_embed.0.weight): "
+        "convert it --to detrctl only"
     )
     path, _ = checkpoint(tmp_path, "detr", query_content="learned")
     assert refusal(path, "official") == f"{path}: queries.content.weight has no name in the official format"

@@ -18,6 +18,7 @@ from detrctl.weights import huggingface
 from detrctl.weights.files import WeightFile
 from detrctl.weights.interpret import Published, interpret
 from tests.weights.hugging import KINDS, build, images, outputs, save
+from tests.weights.published import tensors
 
 CLOSE = 1e-4
 
@@ -89,6 +90,18 @@ def test_heads_of_its_own_in_every_layer_are_read_as_the_library_reads_them(tmp_
     torch.testing.assert_close(found[1], boxes, atol=CLOSE, rtol=0)
 
 
+def test_patterns_of_dab_detr_are_read_as_the_library_reads_them(tmp_path: Path):
+    model = build("DAB-DETR", num_patterns=3)
+    save(model, tmp_path)
+    logits, boxes = outputs(model)
+    found, opened = ours(tmp_path), open_weights(tmp_path)
+    assert logits.shape[1] == 3 * 7
+    torch.testing.assert_close(found[0], logits, atol=CLOSE, rtol=0)
+    torch.testing.assert_close(found[1], boxes, atol=CLOSE, rtol=0)
+    assert opened.published is not None
+    assert (opened.checkpoint.recipe.model.patterns, opened.published.unused) == (3, {})
+
+
 def test_every_tensor_comes_back_under_its_name_of_the_earlier_generation(saved: tuple[str, Any, Path]):
     held = load_file(saved[2] / "model.safetensors")
     naming = huggingface.naming_of(held)
@@ -115,15 +128,22 @@ def test_timms_names_of_a_resnet_are_torchvisions():
     assert set(unknown) == {"strange"}
 
 
-def test_a_config_tells_dc5_heads_and_names(tmp_path: Path):
+def test_a_config_tells_dc5():
+    held = huggingface.from_official(tensors("detr", backbone="resnet50"), "detr", native=True)
+    for dilation in (True, False):
+        found = interpret(WeightFile(Path("m"), "", held, config={"model_type": "detr", "dilation": dilation}))
+        assert (found.model.backbone.dilation, found.notes, found.unused) == (dilation, (), {})
+
+
+def test_a_config_tells_heads_and_names(tmp_path: Path):
     folder = save(build("DETR", classes=3), tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    config |= {"dilation": True, "id2label": {"1": "dog", "0": "cat", "2": "bird"}, "dropout": 0.25}
+    config |= {"id2label": {"1": "dog", "0": "cat", "2": "bird"}, "dropout": 0.25}
     (folder / "config.json").write_text(json.dumps(config))
     opened = open_weights(folder)
     assert opened.checkpoint.categories.names == ("cat", "dog", "bird")
     model = opened.checkpoint.recipe.model
-    assert (model.backbone.dilation, model.heads, model.dropout) == (True, 4, 0.25)
+    assert (model.backbone.dilation, model.heads, model.dropout) == (False, 4, 0.25)
     (folder / "config.json").unlink()
     without = open_weights(folder)
     assert without.checkpoint.categories.names == ("(class 0)", "(class 1)", "(class 2)")
