@@ -1,5 +1,6 @@
 """A file of weights by others becomes a model section, classes, and weights under our names."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from detrctl.errors import CheckpointError, DetrctlError
+from detrctl.recipe.schema import Recipe
+from detrctl.recipe.validate import model_problems
 from detrctl.structures import Categories
 from detrctl.weights import huggingface
 from detrctl.weights.classes import published_categories
@@ -19,6 +22,12 @@ from detrctl.weights.tables import our_name
 
 SEGMENTATION = "detr."
 """What DETR's segmentation models put before the names of the detector inside."""
+
+MALFORMED = (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError)
+"""What names, shapes and values that no training has written can raise, past all that is looked for."""
+
+MOST_CLASSES = 100_000
+LABELS = "denoising.labels.weight"
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,11 @@ def interpret(file: WeightFile, *, model: Any = None, hints: Mapping[str, Any] |
         return _interpret(file, model, hints or {})
     except DetrctlError as error:
         raise CheckpointError(f"{file.path}: {error}") from error
+    except MALFORMED as error:
+        raise CheckpointError(
+            f"{file.path}: damaged or altered: its weights do not belong together "
+            f"({type(error).__name__}: {_first_line(error)})"
+        ) from error
 
 
 def _interpret(file: WeightFile, model: Any, hints: Mapping[str, Any]) -> Published:
@@ -56,28 +70,60 @@ def _interpret(file: WeightFile, model: Any, hints: Mapping[str, Any]) -> Publis
     name_says, notes = _from_file_name(file, told if model is None else {**told, "dilation": None})
     known = {**hints, **name_says, **told, **_from_model(model)}
     identity = identify({name: tuple(value.shape) for name, value in official.items()}, known=known)
+    if not 1 <= identity.classes <= MOST_CLASSES:
+        raise CheckpointError(f"weights of {identity.variant} for {identity.classes} classes")
     arguments = {**identity.arguments, **_sharing(identity, official)}
     form = FORMATS[identity.project]
     try:
         inferred, objective = form.sections(arguments)
     except ValueError as error:  # what pydantic raises
         raise CheckpointError(f"{identity.variant}, built in a way that no recipe says: {_first_line(error)}") from None
-    if model is not None and model.family != form.family:
+    if model is None:
+        model = inferred
+        problems = model_problems(Recipe(model=model, objective=objective))
+        if problems and not hints:  # with hints only tensors are wanted, and their model is not built
+            raise CheckpointError(f"{identity.variant}, built in a way that no recipe says: {problems[0]}")
+    elif model.family != form.family:
         raise CheckpointError(f"weights of {identity.variant}, while the recipe's model is of family {model.family}")
-    table = form.names(inferred if model is None else model)
-    ours, strange = renamed(_merged(official, table), lambda name: name if name.startswith(OURS) else None)
-    weights = {name.removeprefix(OURS): value for name, value in ours.items()}
+    ours, strange = renamed(_merged(official, form.names(model)), lambda name: name if name.startswith(OURS) else None)
+    weights, idle, about_labels = _fitted_labels(
+        {name.removeprefix(OURS): value for name, value in ours.items()}, identity, model
+    )
     return Published(
         file=file,
         naming=naming,
         identity=identity,
-        model=inferred if model is None else model,
+        model=model,
         objective=objective,
         categories=published_categories(identity.classes, _class_names(file)),
         weights=weights,
-        unused={**unused, **strange},
-        notes=notes,
+        unused={**unused, **strange, **idle},
+        notes=(*notes, *about_labels),
     )
+
+
+def _fitted_labels(
+    weights: dict[str, Tensor], identity: Identity, model: Any
+) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[str, ...]]:
+    """Weights with one label vector a class and one more, what of them has no use, and what is to be said of it.
+
+    DINO's book has dn_labelbook_size + 1 rows, whatever the number of classes, and users are told to make it large.
+    """
+    book, wanted = weights.get(LABELS), identity.classes + 1
+    if book is None:
+        return weights, {}, ()
+    others = {name: value for name, value in weights.items() if name != LABELS}
+    if model.family == "dino" and model.denoising.copies == 0:
+        return others, {"label_enc.weight": book}, ()
+    if len(book) == wanted:
+        return weights, {}, ()
+    if len(book) == 0 or (len(book) < wanted and identity.project == "dn_dab"):  # its queries start from the last row
+        raise CheckpointError(f"label_enc.weight has {len(book)} rows, where {identity.classes} classes need {wanted}")
+    missing = wanted - len(book)
+    fitted = torch.cat([book, book.mean(0, keepdim=True).repeat(max(missing, 0), 1)])[:wanted]
+    what = f"{missing} more are the mean of these" if missing > 0 else f"the first {wanted} are used"
+    note = f"label_enc.weight has {len(book)} rows for {identity.classes} classes and one more: {what}"
+    return {**others, LABELS: fitted}, {}, (note,)
 
 
 def _class_names(file: WeightFile) -> tuple[str, ...]:
@@ -126,7 +172,7 @@ def _sharing(identity: Identity, official: Mapping[str, Tensor]) -> dict[str, An
     """Whether DINO's layers and its encoder share heads, which only values tell: files list all of them either way."""
     if identity.project != "dino":
         return {}
-    shared = {kind: _is_shared(f"{kind}_embed.", official) for kind in ("class", "bbox")}
+    shared = {kind: _is_shared(kind, official) for kind in ("class", "bbox")}
     layers = {f"dec_pred_{kind}_embed_share": value for kind, value in shared.items()}
     # The official code shares the encoder's only where all layers share theirs.
     encoder = {
@@ -136,16 +182,20 @@ def _sharing(identity: Identity, official: Mapping[str, Tensor]) -> dict[str, An
 
 
 def _is_encoders(kind: str, official: Mapping[str, Tensor]) -> bool:
-    stem = f"transformer.enc_out_{kind}_embed."
-    heads = {name: value for name, value in official.items() if name.startswith(stem)}
-    return all(
-        torch.equal(value, official[f"{kind}_embed.0.{name.removeprefix(stem)}"]) for name, value in heads.items()
-    )
+    return _all_as_first(rf"transformer\.enc_out_{kind}_embed\.(.+)", kind, official)
 
 
-def _is_shared(stem: str, official: Mapping[str, Tensor]) -> bool:
-    heads = {name: value for name, value in official.items() if name.startswith(stem)}
-    return all(torch.equal(value, heads[f"{stem}0.{name.split('.', 2)[2]}"]) for name, value in heads.items())
+def _is_shared(kind: str, official: Mapping[str, Tensor]) -> bool:
+    return _all_as_first(rf"{kind}_embed\.\d+\.(.+)", kind, official)
+
+
+def _all_as_first(heads: str, kind: str, official: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors of these heads, a pattern with the name inside a head, equal those of the first layer's."""
+    found = {name: match[1] for name in official if (match := re.match(heads, name))}
+    for inside in found.values():
+        if (first := f"{kind}_embed.0.{inside}") not in official:
+            raise CheckpointError(f"a part of its weights is missing: {first}")
+    return all(torch.equal(official[name], official[f"{kind}_embed.0.{inside}"]) for name, inside in found.items())
 
 
 OURS = "="
@@ -166,6 +216,6 @@ def _merged(official: Mapping[str, Tensor], table: Any) -> dict[str, Tensor]:
     return result
 
 
-def _first_line(error: ValueError) -> str:
+def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ": ".join(lines[1:3]) if len(lines) > 2 else lines[0]
+    return re.sub(r" \[type=.*", "", ": ".join(lines[1:3])) if len(lines) > 2 else (lines or [""])[0]
