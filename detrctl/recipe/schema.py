@@ -274,9 +274,6 @@ class DabDeformableModel(Deformable):
     implied_objective: ClassVar[dict[str, Any]] = {"kind": "focal", "class_weight": 1.0}
 
     family: Literal["dab_deformable"] = Field("dab_deformable", description="Which family builds the model.")
-    position: PositionEncoding = Field(
-        PositionEncoding(temperature=20.0), description="Position encoding of the features, of each level on its own."
-    )
     reference: Literal["fixed", "refined", "refined_twice"] = Field(
         "refined",
         description="What a layer's box is measured from: the query's first box, the box of the layer before "
@@ -286,9 +283,6 @@ class DabDeformableModel(Deformable):
         "per_layer",
         description="One class head and box head for all decoder layers, or one each (published), or one each of only "
         "one kind.",
-    )
-    detections: int = Field(
-        300, ge=1, le=10000, description="How many of the best pairs of query and class are detections."
     )
     denoising: GroupedDenoising = Field(GroupedDenoising(), description="Noised truths as further queries in training.")
 

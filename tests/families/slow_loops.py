@@ -79,7 +79,20 @@ def waves(angle: float, width: int, temperature: float) -> list[float]:
 # ---- features ----
 
 
-def levels(weights: Weights, features: list[Array], padding: Array, temperature: float) -> list[Level]:
+@dataclass(frozen=True)
+class Sines:
+    """How positions in the image are encoded; `offset` is added to the count of rows and columns, which starts at 1."""
+
+    temperature: float
+    offset: float
+
+
+PUBLISHED_SINES = {"dab_deformable": Sines(10000.0, -0.5), "dino": Sines(20.0, 0.0)}
+"""Of IDEA-Research/DAB-DETR's models/dab_deformable_detr/position_encoding.py, which IDEA-Research/DN-DETR has too and
+which nothing sets, and of IDEA-Research/DINO's configuration."""
+
+
+def levels(weights: Weights, features: list[Array], padding: Array, sines: Sines) -> list[Level]:
     """Projections, coarser levels, positions and masks of one image; `features` (C, h, w), `padding` (H, W)."""
     made, source = [], features[-1]
     count = 1 + max(int(key.split(".")[2]) for key in weights.named if key.startswith("neck.projections."))
@@ -93,7 +106,7 @@ def levels(weights: Weights, features: list[Array], padding: Array, temperature:
         made.append(
             Level(
                 np.moveaxis(values, 0, 2),
-                positions(mask, len(values), temperature) + level,
+                positions(mask, len(values), sines) + level,
                 mask,
                 np.array([(~mask[0]).mean(), (~mask[:, 0]).mean()]),
             )
@@ -124,16 +137,16 @@ def shrunk(padding: Array, size: tuple[int, ...]) -> Array:
     return padding[[row * rows // height for row in range(height)]][:, columns_of]
 
 
-def positions(padding: Array, width: int, temperature: float) -> Array:
-    """Rows first, columns after; both counted from 1 within the image, the last one a whole turn."""
+def positions(padding: Array, width: int, sines: Sines) -> Array:
+    """Rows first, columns after; both counted within the image, whose length is a whole turn."""
     height, across = padding.shape
     made = np.zeros((height, across, width))
     for row in range(height):
         for column in range(across):
             above, left = (~padding[: row + 1, column]).sum(), (~padding[row, : column + 1]).sum()
-            y = above / ((~padding[:, column]).sum() + 1e-6) * 2 * math.pi
-            x = left / ((~padding[row]).sum() + 1e-6) * 2 * math.pi
-            made[row, column] = waves(y, width // 2, temperature) + waves(x, width // 2, temperature)
+            y = (above + sines.offset) / ((~padding[:, column]).sum() + 1e-6) * 2 * math.pi
+            x = (left + sines.offset) / ((~padding[row]).sum() + 1e-6) * 2 * math.pi
+            made[row, column] = waves(y, width // 2, sines.temperature) + waves(x, width // 2, sines.temperature)
     return made
 
 

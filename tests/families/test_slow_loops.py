@@ -73,20 +73,15 @@ def images() -> ImageBatch:
     return ImageBatch(pixels.masked_fill(is_padding[:, None], 0.0), is_padding, torch.tensor([[64, 96]] * 2), (1, 2))
 
 
-def memories(learner: Learner, weights: slow.Weights) -> list[list[slow.Level]]:
-    batch = images()
+def memories(name: str, learner: Learner, weights: slow.Weights) -> list[list[slow.Level]]:
+    batch, sines = images(), slow.PUBLISHED_SINES[VARIANTS[name]["family"]]
     with torch.no_grad():
         features = learner.network.backbone(batch)
-    return [
-        slow.encoded(
-            weights,
-            slow.levels(
-                weights, [slow.plain(level.values[image]) for level in features], batch.is_padding[image].numpy(), 20.0
-            ),
-            HEADS,
-        )
-        for image in range(2)
+    levels = [
+        slow.levels(weights, [slow.plain(level.values[image]) for level in features], padding.numpy(), sines)
+        for image, padding in enumerate(batch.is_padding)
     ]
+    return [slow.encoded(weights, of_image, HEADS) for of_image in levels]
 
 
 def compare(image: int, layers: tuple[Predictions, ...], expected: list[tuple[slow.Array, slow.Array]]) -> None:
@@ -102,7 +97,7 @@ def test_a_detector_is_what_plain_loops_make_of_its_weights(name: str) -> None:
     weights = slow.Weights(learner.network)
     output: DetectorOutput = learner.network(images())
     is_dino = name.startswith("DINO")
-    for image, memory in enumerate(memories(learner, weights)):
+    for image, memory in enumerate(memories(name, learner, weights)):
         contents = weights.named["queries.content.weight"]
         if is_dino:
             boxes = slow.proposed(weights, memory, QUERIES)
@@ -114,7 +109,8 @@ def test_a_detector_is_what_plain_loops_make_of_its_weights(name: str) -> None:
 
 
 def test_denoising_on_deformable_attention_is_what_plain_loops_make_of_it() -> None:
-    learner, targets, most = build("DN-Deformable-DETR"), truths(3, 2, classes=CLASSES), 3
+    name = "DN-Deformable-DETR"
+    learner, targets, most = build(name), truths(3, 2, classes=CLASSES), 3
     learner.network.denoising.train()
     learner.network.denoising.noise = kept = Kept()
     output: DetectorOutput = learner.network(images(), targets)
@@ -124,7 +120,7 @@ def test_denoising_on_deformable_attention_is_what_plain_loops_make_of_it() -> N
     weights = slow.Weights(learner.network)
     told = [(truth.labels.numpy(), slow.plain(truth.boxes)) for truth in targets]
     own = np.pad(weights.named["queries.content.weight"], ((0, 0), (0, 1)))
-    for image, memory in enumerate(memories(learner, weights)):
+    for image, memory in enumerate(memories(name, learner, weights)):
         contents, boxes = slow.noised(weights, told, image, GROUPS, draws)
         both = (
             np.concatenate([contents, own]),

@@ -29,16 +29,3 @@ def test_a_header_states_command_hardware_score_and_learning_rate(name):
     assert [line.split(":")[0].removeprefix("# ") for line in header[2:7]] == HEADER
     assert f"detrctl train {name} " in header[2]
     assert "batch size" in header[6]
-
-
-@pytest.mark.parametrize("name", ["detr_r50", "detr_r101", "detr_dc5_r50", "detr_dc5_r101"])
-def test_published_recipes_say_so_and_are_not_claimed(name):
-    text = shipped()[name].read_text(encoding="utf-8")
-    assert "# reproduced:    no, not by this project" in text
-    recipe = load_recipe(name).recipe
-    assert recipe.model.backbone.dilation == ("dc5" in name)
-    assert recipe.model.backbone.name == f"resnet{name.rsplit('_r', 1)[1]}"
-    assert (recipe.train.epochs, recipe.train.schedule.drop_epochs) == (500, [400])
-    assert (recipe.train.lr, recipe.train.backbone_lr, recipe.train.weight_decay) == (1e-4, 1e-5, 1e-4)
-    assert (recipe.train.batch_size, recipe.train.clip_norm, recipe.model.queries) == (16, 0.1, 100)
-    assert recipe.model.backbone.weights == "imagenet"
