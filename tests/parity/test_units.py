@@ -1,5 +1,7 @@
 """Single functions against the official ones."""
 
+import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from detrctl.model.position_encoding import SinePosition, coordinate_embedding
 from detrctl.model.proposals import EncoderProposals, foreground, preset_boxes
 from detrctl.structures import Predictions, Queries, Targets, Tokens
 
-from .fixture import NO_PAIRS, STORED, Fixture, Ledger, StoredNoise, folders, normal, truths_in_order
+from .fixture import NO_PAIRS, STORED, Fixture, Ledger, StoredNoise, by_rule, folders, normal, truths_in_order
 
 
 class Unit:
@@ -47,6 +49,20 @@ class Unit:
         self.ledger.take(f"{self.name}.{key}")
         return torch.from_numpy(self.fixture.arrays[f"{self.name}.{key}"])
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self.fixture.arrays[f"{self.name}.{key}"].shape
+
+    def truths(self) -> list[Targets]:
+        """Of every image that the file has truths of."""
+        count = sum(name.startswith("target_labels") for name in self.names())
+        return [Targets(self.given(f"target_labels{i}"), Cxcywh(self.given(f"target_boxes{i}"))) for i in range(count)]
+
+    def told(self, pattern: str) -> list[float]:
+        """Numbers that only the file's description says, as that of the call `f(..., num_boxes=5)`."""
+        found = re.search(pattern, self.what if isinstance(self.what, str) else json.dumps(self.what))
+        assert found, f"{self.name}: the description does not say {pattern}"
+        return [float(number) for number in found.groups()]
+
     def close(self, key: str, actual: Tensor) -> None:
         expected = self.fixture.arrays[f"{self.name}.{key}"]
         # Unit files state no noise; a few units in the last place of the numbers at hand.
@@ -58,8 +74,7 @@ class Unit:
 
 def check_sine(**settings: float) -> Callable[[Unit], None]:
     def check(unit: Unit) -> None:
-        width = unit.fixture.arrays[f"{unit.name}.out"].shape[1]
-        unit.close("out", SinePosition(width=width, **settings)(unit.given("mask")))
+        unit.close("out", SinePosition(width=unit.shape("out")[1], **settings)(unit.given("mask")))
 
     return check
 
@@ -126,8 +141,8 @@ def union(a: Xyxy, b: Xyxy) -> Tensor:
 
 def check_sigmoid_post_process(unit: Unit) -> None:
     predictions = Predictions(unit.given("logits"), Cxcywh(unit.given("boxes")))
-    scores = unit.fixture.arrays[f"{unit.name}.scores"]
-    found = sigmoid_top_k(scores.shape[1])(predictions, unit.given("sizes_hw"), tuple(range(len(scores))))
+    images, count = unit.shape("scores")
+    found = sigmoid_top_k(count)(predictions, unit.given("sizes_hw"), tuple(range(images)))
     unit.close("scores", torch.stack([each.scores for each in found]))
     unit.equal("labels", torch.stack([each.labels for each in found]))
     unit.close("out_boxes", torch.stack([each.boxes for each in found]))
@@ -157,10 +172,10 @@ def check_grouped_denoising(unit: Unit) -> None:
     labels = normal(f"unit.{unit.name}.emb", seed, (classes + 1, width - 1))
     denoising.load_state_dict({"labels.weight": torch.from_numpy(labels)})
     denoising.noise = StoredNoise([unit.given(f"draw{index}").numpy() for index in range(len(what["draws"]))])
-    targets = [Targets(unit.given(f"target_labels{i}"), Cxcywh(unit.given(f"target_boxes{i}"))) for i in range(2)]
+    targets = unit.truths()
     anchors = torch.from_numpy(normal(f"unit.{unit.name}.ref", seed, (what["num_queries"], 4))).sigmoid()
-    reference = anchors.repeat(own // len(anchors), 1).expand(2, -1, -1)
-    queries, known = denoising(Queries(torch.zeros(2, own, width), None, reference), targets)
+    reference = anchors.repeat(own // len(anchors), 1).expand(len(targets), -1, -1)
+    queries, known = denoising(Queries(torch.zeros(len(targets), own, width), None, reference), targets)
     content = queries.content.detach().transpose(0, 1)
     unit.close("input_query_label_first4", content[..., :4])
     unit.close("input_query_label_last", content[..., -1])
@@ -187,8 +202,9 @@ def check_mask(unit: Unit, queries: Queries) -> None:
 
 def check_focal(unit: Unit) -> None:
     logits = unit.given("logits").requires_grad_()
-    # The official function has a mean over the queries where ours has a sum, and was called with 5 boxes.
-    loss = focal_loss_sum(logits, unit.given("targets"), alpha=0.25, gamma=2.0) / logits.shape[1] / 5
+    # The official function has a mean over the queries where ours has a sum, and was called with a number of boxes.
+    (boxes,) = unit.told(r"num_boxes=(\d+)")
+    loss = focal_loss_sum(logits, unit.given("targets"), alpha=0.25, gamma=2.0) / logits.shape[1] / boxes
     loss.backward()
     unit.close("loss", loss.detach())
     assert logits.grad is not None
@@ -209,7 +225,7 @@ def tokens_of(unit: Unit, values: Tensor) -> Tokens:
 
 
 def check_reference_points(unit: Unit) -> None:
-    tokens = tokens_of(unit, torch.zeros(2, 1, 1))
+    tokens = tokens_of(unit, torch.zeros(*unit.shape("mask_flat"), 1))
     unit.close("valid_ratios", tokens.valid_ratios)
     unit.close("out", tokens.centres[:, :, None] * tokens.valid_ratios[:, None])
 
@@ -227,18 +243,19 @@ def close_with_infinities(unit: Unit, key: str, actual: Tensor) -> None:
 
 
 def check_encoder_proposals(unit: Unit) -> None:
-    seed, count = unit.fixture.json["seed"], unit.fixture.arrays["encoder_proposals.mask_flat"].shape[1]
+    seed, (width,) = unit.fixture.json["seed"], unit.shape("enc_output_bias")
+    (divisor,) = unit.told(r'"unit.prop.w", ?\[\d+, ?\d+\]\) ?/ ?([\d.]+)')
 
     def drawn(key: str, *shape: int) -> Tensor:
         return torch.from_numpy(normal(f"unit.prop.{key}", seed, shape))
 
-    proposals = EncoderProposals(width=256, class_head=nn.Identity(), box_head=nn.Identity(), rank=foreground)
-    bias = 0.1 * drawn("b", 256)
+    proposals = EncoderProposals(width=width, class_head=nn.Identity(), box_head=nn.Identity(), rank=foreground)
+    bias = 0.1 * drawn("b", width)
     unit.close("enc_output_bias", bias)
-    weights = {"project.weight": drawn("w", 256, 256) / 16, "project.bias": bias}
-    weights |= {"norm.weight": 1 + 0.1 * drawn("g", 256), "norm.bias": 0.1 * drawn("be", 256)}
+    weights = {"project.weight": drawn("w", width, width) / divisor, "project.bias": bias}
+    weights |= {"norm.weight": 1 + 0.1 * drawn("g", width), "norm.bias": 0.1 * drawn("be", width)}
     proposals.load_state_dict(weights)
-    tokens = tokens_of(unit, drawn("memory", 2, count, 256))
+    tokens = tokens_of(unit, drawn("memory", *unit.shape("mask_flat"), width))
     anchors, is_usable = preset_boxes(tokens)
     close_with_infinities(unit, "output_proposals", as_logits(anchors, is_usable))
     values = proposals.values(tokens, is_usable).detach()
@@ -251,42 +268,43 @@ def check_preset_boxes(unit: Unit) -> None:
     anchors, is_usable = preset_boxes(tokens)
     close_with_infinities(unit, "output_proposals", as_logits(anchors, is_usable))
     unit.close("output_memory", memory.masked_fill(~is_usable[..., None], 0.0))
-    learned = preset_boxes(tokens, smallest=torch.tensor([-2.0, -1.0]).sigmoid())
+    sides = torch.tensor(unit.told(r"wh logits \((-?[\d.]+), ?(-?[\d.]+)\)")).sigmoid()
+    learned = preset_boxes(tokens, smallest=sides)
     close_with_infinities(unit, "output_proposals_learned_wh", as_logits(*learned))
 
 
 def check_proposal_embedding(unit: Unit) -> None:
-    unit.close("out", coordinate_embedding(unit.given("proposals_logit").sigmoid(), width=128))
+    boxes = unit.given("proposals_logit").sigmoid()
+    unit.close("out", coordinate_embedding(boxes, width=unit.shape("out")[-1] // boxes.shape[-1]))
 
 
 def check_point_embedding(unit: Unit) -> None:
     places = unit.given("pos")
     order = [1, 0, 2, 3][: places.shape[-1]]
-    unit.close("out", coordinate_embedding(places[..., order], width=128))
+    width = unit.shape("out")[-1] // len(order)
+    unit.close("out", coordinate_embedding(places[..., order], width=width))
     if len(order) == 4:
-        unit.close("out", box_embedding(places, width=128))
+        unit.close("out", box_embedding(places, width=width))
 
 
 def check_deformable_attention(unit: Unit) -> None:
     what, seed, kind = unit.fixture.json["what"], unit.fixture.json["seed"], unit.name[-1]
-    levels = len(unit.fixture.arrays[f"{unit.name}.level_shapes"])
-    attention = DeformableAttention(width=256, heads=8, levels=levels, points=4)
-    entries = what["msda_parameters"]
+    levels, entries = len(unit.fixture.arrays[f"{unit.name}.level_shapes"]), what["msda_parameters"]
+    width, per_token = entries["value_proj.weight"]["shape"][0], entries["attention_weights.bias"]["shape"][0]
+    heads = int(Unit(unit.fixture, "msda", unit.ledger).told(r"(\d+) heads")[0])
+    attention = DeformableAttention(width=width, heads=heads, levels=levels, points=per_token // (heads * levels))
     attention.load_state_dict(
-        {
-            name: entry["base"] + entry["scale"] * torch.from_numpy(normal(entry["key"], seed, tuple(entry["shape"])))
-            for name, entry in entries.items()
-        }
+        {name: torch.from_numpy(by_rule(entry, entry["key"], seed)) for name, entry in entries.items()}
     )
     reference = unit.given("reference").requires_grad_()
-    queries, count = reference.shape[1], unit.fixture.arrays[f"{unit.name}.mask_flat"].shape[1]
+    images, queries, count = len(reference), reference.shape[1], unit.shape("mask_flat")[1]
     query, values = (
-        torch.from_numpy(normal(f"unit.msda.{letter}{kind}", seed, (2, rows, 256))).requires_grad_()
+        torch.from_numpy(normal(f"unit.msda.{letter}{kind}", seed, (images, rows, width))).requires_grad_()
         for letter, rows in (("q", queries), ("v", count))
     )
     tokens = tokens_of(unit, values)
     output = attention(query, reference, values, level_shapes=tokens.level_shapes, is_padding=tokens.is_padding)
-    (output * torch.from_numpy(normal(f"unit.msda.go{kind}", seed, (2, queries, 256)))).sum().backward()
+    (output * torch.from_numpy(normal(f"unit.msda.go{kind}", seed, (images, queries, width)))).sum().backward()
     gradients = {name: parameter.grad for name, parameter in attention.named_parameters()}
     unit.close("output", output.detach())
     unit.close("grad_query", query.grad)
@@ -311,8 +329,9 @@ def check_contrastive_denoising(unit: Unit) -> None:
     labels = normal(f"unit.{unit.name}.emb", seed, (classes + 1, width))
     denoising.load_state_dict({"labels.weight": torch.from_numpy(labels)})
     denoising.noise = StoredNoise([unit.given(f"draw{index}").numpy() for index in range(len(what["draws"]))])
-    targets = [Targets(unit.given(f"target_labels{i}"), Cxcywh(unit.given(f"target_boxes{i}"))) for i in range(2)]
-    queries, known = denoising(Queries(torch.zeros(2, own, width), None, torch.rand(2, own, 4)), targets)
+    targets = unit.truths()
+    images = len(targets)
+    queries, known = denoising(Queries(torch.zeros(images, own, width), None, torch.rand(images, own, 4)), targets)
     size = what["pad_size"]
     assert (known.size if known else 0) == size
     assert queries.reference is not None

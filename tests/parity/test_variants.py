@@ -91,15 +91,19 @@ def held(fixture: Fixture) -> set[str]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("fixture", variants())
 def test_a_model_under_official_weights_gives_the_official_numbers(fixture: Fixture) -> None:
-    learner, names = build(fixture)
     ledger = Ledger(held(fixture))
+    compare(fixture, ledger)
+    ledger.settle()
+
+
+def compare(fixture: Fixture, ledger: Ledger) -> None:
+    learner, names = build(fixture)
     settle_near_ties(fixture, learner)
     in_either_precision(fixture, learner, lambda at: compare_evaluation(at, learner, ledger))
     for case in fixture.json["cases"]:
         in_either_precision(
             fixture, learner, partial(compare_training, learner=learner, names=names, case=case, ledger=ledger)
         )
-    ledger.settle()
 
 
 def settle_near_ties(fixture: Fixture, learner: Learner) -> None:
@@ -152,9 +156,8 @@ def compare_evaluation(fixture: Fixture, learner: Learner, ledger: Ledger) -> No
 
     close("pred_logits", output.final.logits)
     close("pred_boxes", output.final.boxes)
-    if len(output.layers) > 1:
-        close("aux_logits", torch.stack([layer.logits[:, :10] for layer in output.layers[:-1]]))
-        close("aux_boxes", torch.stack([layer.boxes[:, :10] for layer in output.layers[:-1]]))
+    close("aux_logits", before_the_last([layer.logits for layer in output.layers]))
+    close("aux_boxes", before_the_last([layer.boxes for layer in output.layers]))
     for index, feature in enumerate(features):
         close(f"feat{index}_sample", sample(feature.values))
     for index, projected in enumerate(per_level(tokens, tokens.values)):
@@ -169,6 +172,11 @@ def compare_evaluation(fixture: Fixture, learner: Learner, ledger: Ledger) -> No
         close("det_boxes", torch.stack([found.boxes[:count] for found in detections]))
         ledger.equal("eval.det_labels", torch.stack([d.labels[:count] for d in detections]), arrays["eval.det_labels"])
         ledger.equal("eval.det_count", np.array([len(found) for found in detections]), arrays["eval.det_count"])
+
+
+def before_the_last(layers: Sequence[Tensor]) -> Tensor:
+    """L x (B, Q, .) -> (L - 1, B, 10, .), the first ten queries; with one layer nothing, (0, B, 10, .)"""
+    return torch.stack([layer[:, :10] for layer in layers])[:-1]
 
 
 def compare_memory(fixture: Fixture, memory: Tokens, ledger: Ledger) -> None:
@@ -229,7 +237,7 @@ def compare_denoising(fixture: Fixture, learner: Learner, output: DetectorOutput
     if output.denoised:
         close("dn_pred_logits", output.denoised.layers[-1].logits)
         close("dn_pred_boxes", output.denoised.layers[-1].boxes)
-        close("dn_aux_boxes", torch.stack([layer.boxes[:, :10] for layer in output.denoised.layers[:-1]]))
+        close("dn_aux_boxes", before_the_last([layer.boxes for layer in output.denoised.layers]))
     close("pred_logits_first20", output.final.logits[:, :20])
     close("pred_boxes", output.final.boxes)
     if f"{case}.enc_topk_index" in arrays:
