@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "detrctl"
 
 FLOORS = (
-    {"errors", "boxes", "structures", "parts"},
+    {"errors", "boxes", "structures", "parts", "coco_values"},
     {"recipe", "model", "losses", "data", "evaluation"},
     {"families", "weights", "inspection"},
     {"engine"},

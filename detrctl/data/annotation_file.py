@@ -57,6 +57,8 @@ def read_annotation_file(path: Path) -> AnnotationFile:
         raise DataError(f"{path}: no such annotation file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply to be an annotation file") from None
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
         # An empty file (which mmap refuses), a byte-order mark, a bare NaN, or something truly wrong.
         return _read_patiently(path)
@@ -72,6 +74,10 @@ def _read_patiently(path: Path) -> AnnotationFile:
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start})") from None
+    except ValueError:
+        raise DataError(f"{path}: holds a number of thousands of digits; the file is damaged") from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply to be an annotation file") from None
     try:
         return msgspec.convert(content, type=AnnotationFile)
     except msgspec.ValidationError as error:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detrctl.coco_values import LARGEST, box, is_crowd, number, whole_number
 from detrctl.data.annotation_file import AnnotationFile, Category, ImageEntry, read_annotation_file
 from detrctl.data.layouts import SplitFiles, find_splits
 from detrctl.data.summary import CocoSummary, ImageRecord
@@ -24,8 +25,6 @@ __all__ = ["CocoIndex", "CocoSummary", "ImageRecord", "SplitFiles", "find_splits
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-
-NOT_CROWD = (None, 0, "0", "")
 
 
 class CocoIndex:
@@ -63,7 +62,7 @@ class CocoIndex:
         areas = _areas([entry.area for entry in entries])
         derived = ~np.isfinite(areas)
         areas[derived] = boxes[derived, 2] * boxes[derived, 3]
-        crowd = np.array([entry.iscrowd not in NOT_CROWD for entry in entries], dtype=np.bool_)
+        crowd = np.array([is_crowd(entry.iscrowd) for entry in entries], dtype=np.bool_)
 
         self.labels = torch.from_numpy(labels[order].astype(np.int32))
         self.boxes_xywh = torch.from_numpy(boxes[order])
@@ -172,25 +171,9 @@ def _corners(boxes_xywh: Tensor, sizes_hw: Tensor) -> Tensor:
     return torch.cat([torch.minimum(corner.clamp(min=0), limits) for corner in (low, high)], dim=1)
 
 
-def _whole(value: Any) -> int | None:
-    """A whole number that fits 64 bits, also where a file has it as text or as 3.0; otherwise None."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if (isinstance(value, str) or number == value) and abs(number) < 2**63 else None
-
-
 def _side(value: Any) -> int:
     """A height or width, 0 where the file does not say."""
-    return max(0, _whole(value) or 0)
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
+    return max(0, whole_number(value) or 0)
 
 
 def _positions(values: list[Any], known: Ints) -> tuple[Ints, Mask]:
@@ -209,33 +192,29 @@ def _whole_numbers(values: list[Any]) -> tuple[Ints, Mask]:
             return np.array(values, dtype=np.int64), np.ones(len(values), np.bool_)
         except OverflowError:
             pass
-    numbers = [_whole(value) for value in values]
-    valid = np.array([number is not None for number in numbers], dtype=np.bool_)
-    return np.array([number or 0 for number in numbers], dtype=np.int64), valid
+    numbers = [whole_number(value) for value in values]
+    valid = np.array([found is not None for found in numbers], dtype=np.bool_)
+    return np.array([found or 0 for found in numbers], dtype=np.int64), valid
 
 
 def _boxes(values: list[Any]) -> Floats:
     """(A, 4), NaN where a value is not a list of four numbers."""
     try:
         boxes = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         boxes = np.empty(0)
     if boxes.shape == (len(values), 4):
-        return boxes
-    rows = [
-        [_number(number) for number in value] if isinstance(value, list) and len(value) == 4 else [math.nan] * 4
-        for value in values
-    ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 4)
+        return np.where(np.abs(boxes) < LARGEST, boxes, math.nan)
+    return np.array([box(value) or [math.nan] * 4 for value in values], dtype=np.float64).reshape(-1, 4)
 
 
 def _areas(values: list[Any]) -> Floats:
     """(A,), NaN where a value is not a number."""
-    return np.array([_number(value) for value in values], dtype=np.float64)
+    return np.array([number(value) for value in values], dtype=np.float64)
 
 
 def _refuse_repeated(ids: list[int], what: str, source: str) -> None:
-    repeated = [number for number, count in Counter(ids).items() if count > 1]
+    repeated = [repeated for repeated, count in Counter(ids).items() if count > 1]
     if repeated:
         listed = ", ".join(map(str, repeated[:5])) + (", ..." if len(repeated) > 5 else "")
         raise DataError(
@@ -246,10 +225,10 @@ def _refuse_repeated(ids: list[int], what: str, source: str) -> None:
 def _ids(values: list[Any], what: str, source: str) -> list[int]:
     ids: list[int] = []
     for position, value in enumerate(values):
-        number = _whole(value)
-        if number is None:
+        found = whole_number(value)
+        if found is None:
             raise DataError(f"{source}: {what}[{position}].id: {value!r} is not a whole number")
-        ids.append(number)
+        ids.append(found)
     return ids
 
 

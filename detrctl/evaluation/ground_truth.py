@@ -4,14 +4,16 @@ No torch here, so that a result file can be scored without loading it. I images,
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from detrctl import coco_values
 from detrctl.errors import DataError
 
 
@@ -30,6 +32,10 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: is not a JSON file (it is not UTF-8 text)") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: is not a JSON file ({error.msg})") from None
+    except ValueError:
+        raise DataError(f"{path}: holds a number of thousands of digits; the file is damaged") from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply to be read") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +65,10 @@ class GroundTruth:
 
     @classmethod
     def from_coco_dict(cls, content: Any, *, source: str = "annotations") -> "GroundTruth":
-        """From the content of a COCO file. `info`, `area`, `iscrowd` may be missing; the area is then the box's."""
+        """From the content of a COCO file, whose values mean what they mean in training.
+
+        `info`, `area`, `iscrowd` may be missing; the area is then the box's.
+        """
         images = _listed(content, "images", source)
         categories = _listed(content, "categories", source)
         if not categories:
@@ -67,21 +76,17 @@ class GroundTruth:
         image_ids = {_id_of(image, "images", i, source): i for i, image in enumerate(images)}
         category_ids = {_id_of(category, "categories", i, source): i for i, category in enumerate(categories)}
         annotations = _listed(content, "annotations", source)
-        usable = [
-            (annotation, box)
-            for annotation in annotations
-            if (box := _usable_box(annotation, image_ids, category_ids)) is not None
-        ]
+        usable = [truth for annotation in annotations if (truth := _usable(annotation, image_ids, category_ids))]
         return cls(
             category_ids=tuple(category_ids),
-            category_names=tuple(str(categories[i].get("name", key)) for key, i in category_ids.items()),
+            category_names=tuple(_name(categories[i], key) for key, i in category_ids.items()),
             image_ids=np.array(list(image_ids), dtype=np.int64),
             file_names=tuple(str(images[i].get("file_name", "")) for i in image_ids.values()),
-            image_of=np.array([annotation["image_id"] for annotation, _ in usable], dtype=np.int64),
-            category_of=np.array([annotation["category_id"] for annotation, _ in usable], dtype=np.int64),
-            boxes_xywh=np.array([box for _, box in usable], dtype=np.float64).reshape(-1, 4),
-            areas=np.array([_area(annotation, box) for annotation, box in usable], dtype=np.float64),
-            is_crowd=np.array([bool(annotation.get("iscrowd")) for annotation, _ in usable], dtype=np.bool_),
+            image_of=np.array([truth.image_id for truth in usable], dtype=np.int64),
+            category_of=np.array([truth.category_id for truth in usable], dtype=np.int64),
+            boxes_xywh=np.array([truth.box_xywh for truth in usable], dtype=np.float64).reshape(-1, 4),
+            areas=np.array([truth.area for truth in usable], dtype=np.float64),
+            is_crowd=np.array([truth.is_crowd for truth in usable], dtype=np.bool_),
             left_out=len(annotations) - len(usable),
         )
 
@@ -121,9 +126,14 @@ def is_number(value: object) -> bool:
 
 
 def _id_of(entry: Mapping[str, Any], key: str, i: int, source: str) -> int:
-    if not is_id(entry.get("id")):
+    number = coco_values.whole_number(entry.get("id"))
+    if number is None:
         raise DataError(f"{source}: {key}[{i}] has no `id` that is a whole number")
-    return int(entry["id"])
+    return number
+
+
+def _name(category: Mapping[str, Any], number: int) -> str:
+    return str(number if category.get("name") is None else category["name"])
 
 
 def is_box(value: object) -> bool:
@@ -131,18 +141,21 @@ def is_box(value: object) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
-def _usable_box(
-    annotation: Mapping[str, Any], images: Mapping[int, int], categories: Mapping[int, int]
-) -> list[float] | None:
-    known = (
-        is_id(annotation.get("image_id"))
-        and annotation["image_id"] in images
-        and is_id(annotation.get("category_id"))
-        and annotation["category_id"] in categories
-    )
-    box = annotation.get("bbox")
-    return box if known and is_box(box) else None
+class _Truth(NamedTuple):
+    image_id: int
+    category_id: int
+    box_xywh: list[float]
+    area: float
+    is_crowd: bool
 
 
-def _area(annotation: Mapping[str, Any], box: list[float]) -> float:
-    return float(annotation["area"]) if is_number(annotation.get("area")) else box[2] * box[3]
+def _usable(annotation: Mapping[str, Any], images: Mapping[int, int], categories: Mapping[int, int]) -> _Truth | None:
+    image_id, category_id = (coco_values.whole_number(annotation.get(key)) for key in ("image_id", "category_id"))
+    box = coco_values.box(annotation.get("bbox"))
+    if image_id is None or category_id is None or box is None:
+        return None
+    if image_id not in images or category_id not in categories:
+        return None
+    area = coco_values.number(annotation.get("area"))
+    crowd = coco_values.is_crowd(annotation.get("iscrowd"))
+    return _Truth(image_id, category_id, box, box[2] * box[3] if math.isnan(area) else area, crowd)
