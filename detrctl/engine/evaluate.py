@@ -15,7 +15,7 @@ from detrctl.engine.build import DataSplit, build_data, evaluation_loader, learn
 from detrctl.engine.checkpoint import find_checkpoint
 from detrctl.engine.distributed import Alone, Processes, choose_device, connected, precision_of_use
 from detrctl.engine.open_weights import open_weights
-from detrctl.errors import DataError, NonFiniteError
+from detrctl.errors import DataError, DetrctlError, NonFiniteError
 from detrctl.evaluation.coco_metrics import CocoScores, score
 from detrctl.evaluation.ground_truth import GroundTruth
 from detrctl.evaluation.results import Result, coco_results
@@ -173,12 +173,23 @@ def detect_all(
         for batch in batches:
             if batch is None:
                 continue
-            images = batch.images.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                detections = learner.detect(images)
+            try:
+                images = batch.images.to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    detections = learner.detect(images)
+            except torch.OutOfMemoryError as error:
+                raise DetrctlError(_out_of_memory(batch)) from error
             for found in detections:
                 _check_finite(found)
             yield images, detections
+
+
+def _out_of_memory(batch: Batch) -> str:
+    count, _, height, width = batch.images.pixels.shape
+    return (
+        f"out of GPU memory on {count} images of {height} x {width}: detect fewer at once (--batch, "
+        "evaluate.batch_size), or use --device cpu"
+    )
 
 
 @contextlib.contextmanager

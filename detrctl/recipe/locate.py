@@ -28,12 +28,21 @@ def find_recipe(name: str, *, beside: Path | None = None) -> Path:
     """
     if name in shipped():
         return shipped()[name]
-    path = (beside or Path()) / Path(name).expanduser()
+    path = (beside or Path()) / expanded(name)
     if (path / "recipe.yaml").is_file():
         return path / "recipe.yaml"
     if path.is_file():
         return path
     raise DetrctlError(_not_found(name, path))
+
+
+def expanded(name: str) -> Path:
+    """`~/a` under the home folder. DetrctlError where the home of `~somebody` is not known."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        user = Path(name).parts[0]
+        raise DetrctlError(f"{name}: nobody's home is known as {user}; ./{name} if a file is called so") from None
 
 
 def display(path: Path) -> str:

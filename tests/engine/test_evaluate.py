@@ -14,7 +14,7 @@ from detrctl.boxes import Cxcywh, XyxyPx
 from detrctl.engine.build import build_learner
 from detrctl.engine.checkpoint import Checkpoint, save
 from detrctl.engine.evaluate import evaluate, evaluate_checkpoint, match_categories
-from detrctl.errors import DataError, NonFiniteError
+from detrctl.errors import DataError, DetrctlError, NonFiniteError
 from detrctl.evaluation.ground_truth import GroundTruth
 from detrctl.structures import Batch, Categories, Detections, ImageBatch, Targets
 from tests.engine import tiny
@@ -79,6 +79,19 @@ def test_a_perfect_detector_scores_1_and_progress_counts_images():
 
 def test_only_the_images_that_came_are_scored():
     assert evaluate(Oracle(), [batch(2)], truths(), CATEGORIES, device=CPU).scores["AR1"] == 1.0
+
+
+def test_too_large_a_batch_for_the_gpu_is_one_line():
+    class Hungry(Oracle):
+        def detect(self, images: ImageBatch) -> list[Detections]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(DetrctlError) as caught:
+        evaluate(Hungry(), [batch(1, 2)], truths(), CATEGORIES, device=CPU)
+    assert str(caught.value) == (
+        "out of GPU memory on 2 images of 8 x 8: detect fewer at once (--batch, evaluate.batch_size), "
+        "or use --device cpu"
+    )
 
 
 def test_an_image_seen_twice_counts_once():
