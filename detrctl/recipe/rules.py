@@ -42,6 +42,7 @@ LARGEST_ANCHOR = 0.99
 """Preset boxes with a side from here on are not used (Zhu et al. 2021's code)."""
 LAYER_NORM_NETWORKS = ("swin_", "convnext_")
 """What their names begin with."""
+UNPUBLISHED_NETWORKS = ("slim_32", "slim_48", "slim_64", "resnet10")
 BASIC_BLOCK_NETWORKS = ("slim_32", "slim_48", "slim_64", "resnet10", "resnet18", "resnet34")
 INITIALISED = "weights imagenet, or starting from a checkpoint (--init-from) would do"
 
@@ -71,6 +72,12 @@ def _weights_spelt(weights: str) -> str | None:
     if near is None or near == weights or "/" in weights or "." in weights:
         return None
     return f"found '{weights}', which would be read as a file; '{near}' would do, or './{weights}' if it is a file"
+
+
+def _weights_published(weights: str, name: str) -> str | None:
+    if weights != "imagenet" or name not in UNPUBLISHED_NETWORKS:
+        return None
+    return f"found weights imagenet with {name}, for which none are published; weights none or resnet18 would do"
 
 
 def _dilation_network(dilation: bool, name: str) -> str | None:
@@ -130,6 +137,15 @@ def _groups_are_learned(query_groups: int, query_source: str) -> str | None:
         return None
     return (
         f"found query_groups {query_groups} with query_source {query_source}, whose queries are the encoder's; "
+        "query_groups 1 would do"
+    )
+
+
+def _groups_have_places(query_groups: int, family: str) -> str | None:
+    if query_groups == 1 or family != "dino":
+        return None
+    return (
+        f"found query_groups {query_groups} with family dino, whose queries are the encoder's proposals; "
         "query_groups 1 would do"
     )
 
@@ -210,6 +226,16 @@ def _one_source(root: str | None, train: object, val: object) -> str | None:
     return f"found root '{root}' beside both train and val, so that nothing is read from it; leave one of the three out"
 
 
+def _one_dataset(dataset: str | None, train: object, val: object) -> str | None:
+    beside = [name for name, split in (("train", train), ("val", val)) if split is not None]
+    if dataset is None or not beside:
+        return None
+    return (
+        f"found dataset {dataset} beside {' and '.join(beside)}, which would not be read; "
+        f"leave dataset or {' and '.join(beside)} out"
+    )
+
+
 def _drops_come(drop_epochs: list[int], epochs: int, kind: str) -> str | None:
     late = [epoch for epoch in drop_epochs if epoch >= epochs]
     if kind != "step" or not late:
@@ -239,6 +265,17 @@ def _processes_divide(batch_size: int, processes: int) -> str | None:
         return None
     wider = (batch_size // processes + 1) * processes
     return f"found batch_size {batch_size} with processes {processes}, a remainder stays; batch_size {wider} would do"
+
+
+def _micro_batches_divide(batch_size: int, accumulate: int, processes: int) -> str | None:
+    parts = accumulate * processes
+    if batch_size % accumulate or batch_size % processes or batch_size % parts == 0:
+        return None
+    wider = (batch_size // parts + 1) * parts
+    return (
+        f"found batch_size {batch_size} with accumulate {accumulate} and processes {processes}, which deal it out to "
+        f"{parts} micro-batches, a remainder stays; batch_size {wider} would do"
+    )
 
 
 def _some_weight(class_weight: float, l1: float, giou: float) -> str | None:
@@ -304,6 +341,7 @@ RULES = (
     Rule(("model.width", "model.position.kind"), _sine_width),
     Rule(("model.width", "model.position.kind"), _learned_width),
     Rule((f"{BACKBONE}.weights",), _weights_spelt),
+    Rule((f"{BACKBONE}.weights", f"{BACKBONE}.name"), _weights_published),
     Rule((f"{BACKBONE}.dilation", f"{BACKBONE}.name"), _dilation_network),
     Rule((f"{BACKBONE}.dilation", f"{BACKBONE}.stage"), _dilation_stage),
     Rule((f"{BACKBONE}.dilation", f"{BACKBONE}.stages"), _dilation_stages),
@@ -312,6 +350,7 @@ RULES = (
     Rule((f"{BACKBONE}.drop_path", f"{BACKBONE}.name"), _drop_path_network),
     Rule(("model.proposal_heads", "model.prediction_heads"), _proposals_share),
     Rule(("model.query_groups", "model.query_source"), _groups_are_learned),
+    Rule(("model.query_groups", "model.family"), _groups_have_places),
     *(
         Rule(("model.smallest_anchor", f"{BACKBONE}.stages", "model.extra_levels", source), _anchors_fit)
         for source in ("model.query_source", "model.proposal_heads")
@@ -326,6 +365,7 @@ RULES = (
     Rule(tuple(f"objective.match.{name}" for name in ("class_weight", "l1", "giou")), _some_weight),
     Rule(tuple(f"objective.{name}" for name in ("class_weight", "l1", "giou")), _some_weight),
     Rule(("data.root", "data.train", "data.val"), _one_source),
+    Rule(("data.dataset", "data.train", "data.val"), _one_dataset),
     Rule((f"{AUGMENT}.crop_size",), _ordered("side")),
     Rule((f"{AUGMENT}.scale",), _ordered("scale")),
     Rule((f"{AUGMENT}.sizes", f"{AUGMENT}.max_size", f"{AUGMENT}.policy"), _sizes_fit),
@@ -335,6 +375,7 @@ RULES = (
     Rule((f"{SCHEDULE}.drop_epochs",), _drops_ascend),
     Rule(("train.batch_size", "train.accumulate"), _accumulate_divides),
     Rule(("train.batch_size", "train.processes"), _processes_divide),
+    Rule(("train.batch_size", "train.accumulate", "train.processes"), _micro_batches_divide),
     Rule(("train.patience", "train.eval_every", "train.epochs"), _patience_can_act, Level.NOTE),
     Rule(("train.batch_size", "train.reference_batch_size", "train.scale_lr"), _rates_follow, Level.NOTE),
     Rule(("data.eval_square", f"{AUGMENT}.policy"), _shapes_agree, Level.NOTE),

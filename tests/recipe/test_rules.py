@@ -36,6 +36,12 @@ ERRORS = [
         ["model.backbone.weights=./ImageNet"],
     ),
     (
+        ["model.backbone.name=slim_48", "model.backbone.frozen_stages=0"],
+        "model.backbone.weights: found weights imagenet with slim_48, for which none are published; "
+        "weights none or resnet18 would do",
+        ["model.backbone.weights=none", "model.backbone.norm=batch"],
+    ),
+    (
         ["model.backbone.dilation=true", "model.backbone.name=resnet34"],
         "model.backbone.dilation: found dilation true with resnet34, whose blocks cannot be dilated; "
         "resnet50 or resnet101 would do",
@@ -100,6 +106,12 @@ ERRORS = [
         ["model.query_groups=1"],
     ),
     (
+        ["model.family=dino", "model.query_groups=4"],
+        "model.query_groups: found query_groups 4 with family dino, whose queries are the encoder's proposals; "
+        "query_groups 1 would do",
+        ["model.query_groups=1"],
+    ),
+    (
         ["model.family=faster_rcnn", "model.anchor_sizes=[32, 64]"],
         "model.anchor_sizes: found 2 anchor_sizes for a pyramid of 5 levels; one size for each would do",
         ["model.anchor_sizes=[8, 16, 32, 64, 128]"],
@@ -126,6 +138,11 @@ ERRORS = [
         "data.root: found root 'coco' beside both train and val, so that nothing is read from it; "
         "leave one of the three out",
         ["data.root=null"],
+    ),
+    (
+        ["data.dataset=mine:Data", "data.val={images: a, annotations: b}"],
+        "data.dataset: found dataset mine:Data beside val, which would not be read; leave dataset or val out",
+        ["data.val=null"],
     ),
     (
         ["data.augment.scale=[2, 0.5]"],
@@ -173,6 +190,12 @@ ERRORS = [
         ["train.processes=3"],
         "train.processes: found batch_size 16 with processes 3, a remainder stays; batch_size 18 would do",
         ["train.batch_size=18", "train.reference_batch_size=18"],
+    ),
+    (
+        ["train.batch_size=8", "train.reference_batch_size=8", "train.accumulate=4", "train.processes=4"],
+        "train.batch_size: found batch_size 8 with accumulate 4 and processes 4, which deal it out to 16 "
+        "micro-batches, a remainder stays; batch_size 16 would do",
+        ["train.accumulate=2"],
     ),
 ]
 
