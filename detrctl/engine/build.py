@@ -1,10 +1,9 @@
 """A recipe becomes a learner and the data that it learns from."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from detrctl.errors import CheckpointError, DataError
 from detrctl.evaluation.ground_truth import GroundTruth
 from detrctl.families.catalog import FAMILIES
 from detrctl.families.learner import Learner
+from detrctl.recipe.locate import expanded
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Batch, Categories
 
@@ -89,6 +89,23 @@ def own_parts(recipe: Recipe, *, data: bool = True) -> list[str]:
 
 # ---- data ----
 
+Found = dict[str, Mapping[Any, int]]
+"""What is wrong, and how often it is so in which file or item."""
+UNREAD = "image files that could not be read, skipped"
+
+
+def together(parts: Sequence[Found]) -> Found:
+    """What several processes have found, each in images of its own or in the same ones."""
+    return {what: {at: n for part in parts for at, n in part.get(what, {}).items()} for part in parts for what in part}
+
+
+def said(found: Found) -> tuple[str, ...]:
+    """A line for each kind of thing, files by name."""
+    return tuple(
+        f"{what}: {listed(sorted(places)) if what == UNREAD else sum(places.values())}"
+        for what, places in sorted(found.items(), key=lambda item: item[0] != UNREAD)
+    )
+
 
 @dataclass(frozen=True)
 class DataSplit:
@@ -120,11 +137,15 @@ class DataSplit:
         whole = _whole(self.dataset)
         return tuple(map(str, whole.unreadable())) if isinstance(whole, DetectionDataset) else ()
 
+    def found(self) -> Found:
+        """What only the reading of images and boxes has shown so far, to this process and its loader's."""
+        whole = _whole(self.dataset)
+        boxes: Found = {**whole.found()} if isinstance(whole, OwnDataset) else {}
+        return boxes | ({UNREAD: dict.fromkeys(unread, 1)} if (unread := self.unread()) else {})
+
     def found_on_reading(self) -> tuple[str, ...]:
-        """What only the reading of images and boxes has shown so far, a line each."""
-        unread, whole = self.unread(), _whole(self.dataset)
-        lines = whole.found() if isinstance(whole, OwnDataset) else ()
-        return (f"image files that could not be read, skipped: {listed(unread)}", *lines) if unread else lines
+        """The same in lines."""
+        return said(self.found())
 
     def pixels(self, image_id: int) -> Tensor | None:
         """An image as it was before the transforms, uint8 RGB (3, H, W); None where it cannot be read."""
@@ -171,7 +192,7 @@ def split_files(recipe: Recipe) -> dict[str, SplitFiles]:
     """Every split that the recipe names by hand or that lies in its dataset folder, by name."""
     data = recipe.data
     named = {
-        name: named_split(_path(split.images), _path(split.annotations) if split.annotations else None)
+        name: named_split(expanded(split.images), expanded(split.annotations) if split.annotations else None)
         for name, split in (("train", data.train), ("val", data.val))
         if split is not None
     }
@@ -181,12 +202,8 @@ def split_files(recipe: Recipe) -> dict[str, SplitFiles]:
         )
     if data.root is None:
         return named
-    root = ensure_shapes() if data.root == "shapes" else _path(data.root)
+    root = ensure_shapes() if data.root == "shapes" else expanded(data.root)
     return find_splits(root) | named
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
 
 
 def has_labels(recipe: Recipe, name: str) -> bool:
@@ -207,7 +224,10 @@ def build_data(recipe: Recipe, name: str, *, augment: bool = False) -> DataSplit
         return _own_split(recipe, name, augment=augment)
     files = choose_split(split_files(recipe), name, recipe.data.root or "the recipe")
     if files.annotations is None:
-        raise DataError(f"{files.images}: split '{name}' has no annotation file; it can only be predicted")
+        raise DataError(
+            f"{files.images}: split '{name}' has no annotation file; it can only be predicted: "
+            f"detrctl predict {files.images}"
+        )
     index = CocoIndex.read(files.annotations)
     if augment:
         require_boxes(index)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from detrctl.engine import events
-from detrctl.engine.build import DataSplit, TrainingOrder, own_parts
+from detrctl.engine.build import DataSplit, Found, TrainingOrder, own_parts, said, together
 from detrctl.engine.clock import Clock, Pace, TimeLimit
 from detrctl.engine.evaluate import evaluate
 from detrctl.engine.interrupt import Interrupted, StopRequest
@@ -60,6 +60,7 @@ class Loop:
         self._limit = TimeLimit(60 * self._train.max_minutes) if self._train.max_minutes else None
         self._clock, self._pace, self._stop = Clock(before=standing.seconds), Pace(), StopRequest()
         self._rates: dict[str, float] = {}
+        self._found: dict[str, Found] = {}
 
     def run(self) -> str:
         """Train until epochs, time or patience are used up; returns which. Raises Interrupted on a signal."""
@@ -68,6 +69,7 @@ class Loop:
                 ended_by = self._until_the_end()
             except _StopNow:
                 ended_by = "signal"
+            self._tell_what_was_found()
             self._save_last()
             self._keeper.write_outcome(self.standing, ended_by=ended_by, epochs=self._epochs_done)
         if ended_by == "signal":
@@ -183,9 +185,7 @@ class Loop:
         if evaluates:
             self._evaluate()
         standing.closed_epochs = epoch
-        if epoch == 1:  # every image was read once by now
-            for line in self._feed.train.found_on_reading():
-                self._journal.say(events.Warned(line))
+        self._tell_what_was_found()
         self._journal.epoch_done(train.epochs, self._rates, self._seconds_left(), evaluated=evaluates)
         if train.keep_every and epoch % train.keep_every == 0:
             self._keeper.save_weights(self._keeper.run.kept(epoch))
@@ -196,6 +196,18 @@ class Loop:
         if epoch % train.save_every == 0:
             self._save_last()
         return None
+
+    def _tell_what_was_found(self) -> None:
+        """What reading has shown to any process, such as broken files, by split; again whenever there is more of it.
+
+        Called on every process. Later epochs show more: the images that were left over from the ones before.
+        """
+        for split in filter(None, (self._feed.train, self._feed.val)):
+            found, before = together(self._processes.gather(split.found())), self._found.get(split.name, {})
+            more = {what: places for what, places in found.items() if places.keys() - before.get(what, {}).keys()}
+            self._found[split.name] = found
+            for line in said(more):
+                self._journal.say(events.Warned(f"{split.name}: {line}"))
 
     def _save_last(self) -> None:
         self.standing.seconds = self._clock.elapsed

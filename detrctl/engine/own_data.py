@@ -80,13 +80,17 @@ class OwnDataset(Dataset[Sample]):
         """Image i before the transforms, uint8 RGB (3, H, W)."""
         return checked(self._own[i], i, len(self._own.class_names))[0]
 
-    def found(self) -> tuple[str, ...]:
-        """What was wrong with the boxes of the items that were read so far, a line each."""
+    def found(self) -> dict[str, dict[int, int]]:
+        """What was wrong with the boxes of the items that were read so far: how many in which item."""
         counted = (
             ("boxes that are not finite or have no area inside the image, left out of training", self._left_out),
             ("boxes that leave their image, clipped in training", self._clipped),
         )
-        return tuple(f"{what}: {int(count.sum())}" for what, count in counted if count.any())
+        return {
+            what: {i: int(count[i]) for i in count.nonzero().flatten().tolist()}
+            for what, count in counted
+            if count.any()
+        }
 
 
 def checked(item: Any, i: int, classes: int) -> Item:

@@ -179,7 +179,8 @@ def test_missing_data_is_one_line_each(root: Path) -> None:
         (
             tiny.recipe(None, data={"val": empty}),
             "val",
-            f"{root}/images: split 'val' has no annotation file; it can only be predicted",
+            f"{root}/images: split 'val' has no annotation file; it can only be predicted: "
+            f"detrctl predict {root}/images",
         ),
     ]:
         with pytest.raises(DataError) as caught:

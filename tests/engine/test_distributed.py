@@ -14,6 +14,7 @@ from torch import nn
 
 from detrctl.data import dataset
 from detrctl.data.batch import Sample
+from detrctl.engine import events
 from detrctl.engine.build import TrainingOrder
 from detrctl.engine.checkpoint import load
 from detrctl.engine.distributed import Alone, choose_device, connected, emulates_bf16
@@ -99,6 +100,29 @@ def test_two_processes_resume_bit_by_bit(root: Path, tmp_path: Path) -> None:
     matchings = [[row["matching"] for row in RunFolder(tmp_path / name).rows("eval")] for name in ("whole", "half")]
     assert matchings[0] == matchings[1]
     assert [row["gap"] for row in matchings[0]] == ["nothing was evaluated before", None]
+
+
+def broken_child(root: Path, out: Path) -> None:
+    def tell(event: events.Event) -> None:
+        if isinstance(event, events.Warned):
+            print(event.message)
+
+    train(tiny.recipe(root, data={"broken_images": "skip"}, epochs=1), out=out, device="cpu", on_event=tell)
+
+
+def test_files_that_only_the_second_process_read_are_named_by_the_first(tmp_path: Path) -> None:
+    root = tiny.dataset(tmp_path / "data")
+    read_by_second = next(iter(TrainingOrder(8, 4, 1, 42, 1, 2)))[0]
+    for file in (f"train/{read_by_second}.png", "val/1.png"):  # validation images are dealt out in turn
+        path = root / "images" / file
+        path.write_bytes(path.read_bytes()[:-2000])
+    codes = run_group(2, broken_child, root, tmp_path / "run", folder=tmp_path)
+    assert codes == [0, 0], said(tmp_path)
+    lines = [line for line in (tmp_path / "out-0.txt").read_text().splitlines() if "could not be read" in line]
+    assert lines == [
+        f"train: image files that could not be read, skipped: 1 ({root}/images/train/{read_by_second}.png)",
+        f"val: image files that could not be read, skipped: 1 ({root}/images/val/1.png)",
+    ]
 
 
 def nan_child(root: Path, out: Path, broken_rank: str) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from detrctl.data.dataset import DetectionDataset
 from detrctl.engine import events, loop
+from detrctl.engine.build import TrainingOrder
 from detrctl.engine.checkpoint import Checkpoint, load, save
 from detrctl.engine.evaluate import evaluate, evaluate_checkpoint
 from detrctl.engine.inspect_matching import inspect_matching
@@ -316,7 +317,41 @@ def test_a_file_that_breaks_off_is_named_after_the_first_epoch(tmp_path: Path, w
     train(recipe, out=tmp_path / "run", device="cpu", on_event=heard.append)
     said = [event.message for event in heard if isinstance(event, events.Warned) and "2.png" in event.message]
     assert len(said) == 1
-    assert said[0].startswith("image files that could not be read, skipped: ")
+    assert said[0].startswith("train: image files that could not be read, skipped: ")
+
+
+def left_over_in_epoch(images: int, batch_size: int, seed: int, epoch: int) -> list[int]:
+    order = TrainingOrder(images, batch_size, 1, seed, 0, 1, epoch=epoch)
+    return sorted(set(range(images)) - {i for part in order for i in part})
+
+
+def break_off(file: Path) -> None:
+    """Its header, which is looked at before the run, stays whole."""
+    file.write_bytes(file.read_bytes()[:-2000])
+
+
+def test_broken_files_are_named_again_whenever_there_are_more_and_for_both_splits(tmp_path: Path) -> None:
+    root = tiny.dataset(tmp_path / "data", train=9)
+    (late,) = left_over_in_epoch(9, 4, 42, 0)
+    assert left_over_in_epoch(9, 4, 42, 1) != [late]
+    early = next(i for i in range(9) if i != late)
+    for file in (f"train/{early}.png", f"train/{late}.png", "val/1.png"):
+        break_off(root / "images" / file)
+    heard: list[events.Event] = []
+    recipe = tiny.recipe(root, data={"broken_images": "skip"}, epochs=4)
+    train(recipe, out=tmp_path / "run", device="cpu", on_event=heard.append)
+    told = [event for event in heard if isinstance(event, events.EpochDone | events.Warned)]
+    said = [event.message if isinstance(event, events.Warned) else event.epoch for event in told]
+    said = said[next(n for n, line in enumerate(said) if "could not be read" in str(line)) :]
+    skipped, images = "image files that could not be read, skipped", root / "images"
+    both = ", ".join(sorted(f"{images}/train/{i}.png" for i in (early, late)))
+    assert said == [
+        f"train: {skipped}: 1 ({images}/train/{early}.png)",
+        f"val: {skipped}: 1 ({images}/val/1.png)",
+        1,
+        f"train: {skipped}: 2 ({both})",
+        *(2, 3, 4),
+    ]
 
 
 def test_each_epoch_has_an_augmentation_of_its_own(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,7 +587,8 @@ def test_weights_of_something_else_are_refused(straight: TrainResult, root: Path
     with pytest.raises(CheckpointError) as caught:
         train(tiny.recipe(root), init_from=tmp_path / "other.pt", out=tmp_path / "run", device="cpu")
     assert str(caught.value) == (
-        f"--init-from {tmp_path}/other.pt: none of its weights fits this model; is it of the same family?"
+        f"--init-from {tmp_path}/other.pt: none of its weights fits this model; "
+        "the recipe finetune trains the checkpoint's own"
     )
     assert not (tmp_path / "run").exists()
 
