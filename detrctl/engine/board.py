@@ -17,11 +17,15 @@ def require_tensorboard() -> None:
 
 
 @contextlib.contextmanager
-def with_tensorboard(run: Path, on_event: events.OnEvent) -> Iterator[events.OnEvent]:
-    """A listener that writes scalars under `run` and passes every event on."""
+def with_tensorboard(run: Path, on_event: events.OnEvent, *, after_step: int = 0) -> Iterator[events.OnEvent]:
+    """A listener that writes scalars under `run` and passes every event on.
+
+    Points of later steps than `after_step`, which a resumed run goes on from, are void: they will come again.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+    purge = after_step + 1 if after_step else None
+    writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge)  # type: ignore[no-untyped-call]
     step = 0
 
     def listen(event: events.Event) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from detrctl.engine import events
 from detrctl.engine.board import with_tensorboard
+from detrctl.engine.runs import RunFolder
 from detrctl.engine.train import train
 from detrctl.errors import DetrctlError
 from tests.engine import tiny
@@ -20,7 +21,7 @@ class Writer:
     folder = ""
     closed = False
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, purge_step: int | None = None):
         Writer.folder, Writer.written, Writer.closed = folder, [], False
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
@@ -53,6 +54,30 @@ def test_scalars_are_written_by_step_and_events_passed_on(tmp_path: Path, monkey
         ("val/AP", 0.5, 7),
         ("val/instability", 3.5, 7),
     ]
+
+
+def test_a_resumed_run_writes_no_point_twice(tmp_path: Path) -> None:
+    """It crashed after 3 of 6 steps, the last of which is not in the checkpoint that it goes on from."""
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = tmp_path / "run"
+    setting = tiny.recipe(tiny.dataset(tmp_path / "data"), tensorboard=True, epochs=3)
+
+    def crash(event: events.Event) -> None:
+        if isinstance(event, events.StepDone) and event.total_steps == 4:
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        train(setting, out=run, device="cpu", on_event=crash)
+    train(resume=run, device="cpu", trust=True)
+    found = reading.EventAccumulator(str(run / "tensorboard")).Reload()
+    rows = {kind: RunFolder(run).rows(kind) for kind in ("train", "eval")}
+    losses = [(point.step, point.value) for point in found.Scalars("train/loss")]
+    assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]
+    assert [value for _, value in losses] == pytest.approx([row["loss"] for row in rows["train"]])
+    scores = [(point.step, point.value) for point in found.Scalars("val/AP")]
+    assert [step for step, _ in scores] == [2, 4, 6]
+    assert [value for _, value in scores] == pytest.approx([row["scores"]["AP"] for row in rows["eval"]])
+    assert {"train/gradient_norm", "lr/transformer", "share/decoder.1.l1"} <= set(found.Tags()["scalars"])
 
 
 def test_a_missing_package_is_one_line_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
