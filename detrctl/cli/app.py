@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -66,8 +65,6 @@ def _app() -> typer.Typer:
     )
     for name, home, line in COMMANDS:
         module, _, attribute = home.partition(":")
-        if find_spec(module) is None:  # arrives later
-            continue
         command = getattr(import_module(module), attribute)
         if isinstance(command, typer.Typer):
             made.add_typer(command, name=name, short_help=line)

@@ -107,12 +107,14 @@ def opening(event: "events.RunStarted") -> Iterator[str]:
 
 
 def weights_taken(event: "events.WeightsTaken") -> Iterator[str]:
-    """The totals, and every tensor that was not simply loaded."""
+    """Whose model it is, the totals, and the first tensors that were not simply loaded."""
+    if event.lent:
+        yield event.lent
     yield f"weights from {event.source}: {event.summary}"
     rest = [row for row in event.rows if row[1] != "loaded"]
     yield from (f"  {kind}: {name}" + (f" ({detail})" if detail else "") for name, kind, detail in rest[:ROWS_SHOWN])
     if len(rest) > ROWS_SHOWN:
-        yield f"  ... and {len(rest) - ROWS_SHOWN} more"
+        yield f"  ... and {len(rest) - ROWS_SHOWN} more" + (f", all in {event.table}" if event.table else "")
 
 
 # ---- while it goes on ----

@@ -2,17 +2,26 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detrctl.engine import launch
 from detrctl.errors import DetrctlError
+from detrctl.recipe.locate import shipped
+
+if TYPE_CHECKING:
+    from detrctl.recipe.load import Loaded
 
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a path; see `recipes list`.")
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="Name of a shipped recipe, or a path; see `recipes list`.",
+            autocompletion=lambda: list(shipped()),
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="DIR", help="Dataset folder, or `shapes`; default: the recipe's data.root.")
@@ -32,7 +41,7 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
     trust: Annotated[
-        bool, typer.Option("--trust", help="Import parts of others that the run to go on with names.")
+        bool, typer.Option("--trust", help="Import parts of others that the run or the checkpoint names.")
     ] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="The same as --set train.seed=N.")] = None,
     dry_run: Annotated[
@@ -47,11 +56,12 @@ def train(
     changes = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
     if resume is None and recipe is None:
         raise DetrctlError("which recipe? `detrctl recipes list` shows them; `--resume RUN` goes on with a run")
+    if dry_run and resume is not None:
+        raise DetrctlError("--dry-run tries a recipe: leave --resume away")
+    loaded = _loaded(recipe, changes, resume, init_from)
     if dry_run:
-        if resume is not None:
-            raise DetrctlError("--dry-run tries a recipe: leave --resume away")
-        _try(recipe, changes, data, init_from, device)
-    elif (processes := _processes(recipe, changes, resume, init_from, device)) > 1:
+        _try(recipe, changes, data, init_from, device, trust)
+    elif (processes := _processes(loaded, device)) > 1:
         _launch(
             recipe,
             changes,
@@ -68,16 +78,23 @@ def train(
         _train(recipe, changes, data=data, out=out, resume=resume, init_from=init_from, device=device, trust=trust)
 
 
-def _processes(recipe: str | None, changes: list[str], resume: Path | None, init_from: Path | None, device: str) -> int:
+def _loaded(recipe: str | None, changes: list[str], resume: Path | None, init_from: Path | None) -> "Loaded":
+    """The recipe, judged before torch is imported: its mistakes are answered at once."""
+    from detrctl.engine.runs import existing_run
+    from detrctl.recipe.load import load_recipe
+
+    name = str(recipe) if resume is None else str(existing_run(resume).recipe)
+    loaded = load_recipe(name, changes, from_checkpoint=init_from is not None)
+    loaded.require_start(from_checkpoint=resume is not None or init_from is not None)
+    return loaded
+
+
+def _processes(loaded: "Loaded", device: str) -> int:
     """How many processes to start: the recipe's `train.processes`, unless this one is already one of several."""
     if launch.has_company():
         return 1
     from detrctl.cli import render
-    from detrctl.engine.runs import existing_run
-    from detrctl.recipe.load import load_recipe
 
-    loaded = load_recipe(str(recipe) if resume is None else str(existing_run(resume).recipe), changes)
-    loaded.require_start(from_checkpoint=resume is not None or init_from is not None)
     wanted = loaded.recipe.train.processes
     fitting = launch.processes_that_fit(wanted, device)
     if fitting < wanted:
@@ -147,10 +164,13 @@ def _train(
         raise typer.Exit(launch.GONE) from None  # the launcher knows which one it was, and what it said
 
 
-def _try(recipe: str | None, changes: list[str], data: str | None, init_from: Path | None, device: str) -> None:
+def _try(
+    recipe: str | None, changes: list[str], data: str | None, init_from: Path | None, device: str, trust: bool
+) -> None:
     from detrctl.cli import render
     from detrctl.cli.progress import dry_run_lines
     from detrctl.engine.dry_run import dry_run
 
-    for line in dry_run_lines(dry_run(recipe, overrides=changes, data=data, init_from=init_from, device=device)):
+    tried = dry_run(recipe, overrides=changes, data=data, init_from=init_from, device=device, trust=trust)
+    for line in dry_run_lines(tried):
         render.say(line)

@@ -22,6 +22,7 @@ from detrctl.engine.checkpoint import Checkpoint, find_checkpoint
 from detrctl.engine.distributed import Processes, on_first, share_cores
 from detrctl.engine.ema import Average
 from detrctl.engine.evaluate import match_categories
+from detrctl.engine.initial import doubts
 from detrctl.engine.loop import Feed
 from detrctl.engine.open_weights import open_weights
 from detrctl.engine.optim import build_optimizer, freeze_still_groups
@@ -39,7 +40,10 @@ BACKBONE = "backbone."
 
 @dataclass(frozen=True)
 class Assembly:
-    """`taken` says which weights came from elsewhere; `threads` is what each process computes with on a CPU."""
+    """`taken` says which weights came from elsewhere; `threads` is what each process computes with on a CPU.
+
+    `notes` are what is doubtful about those weights.
+    """
 
     feed: Feed
     learner: Learner
@@ -47,6 +51,7 @@ class Assembly:
     average: Average | None
     taken: events.WeightsTaken | None
     threads: int
+    notes: tuple[str, ...] = ()
 
 
 def assemble(start: Start, device: torch.device, processes: Processes) -> Assembly:
@@ -55,7 +60,7 @@ def assemble(start: Start, device: torch.device, processes: Processes) -> Assemb
     if train.tensorboard:
         require_tensorboard()
     feed = build_feed(start.recipe, device, processes)
-    learner, taken = _learner(start, feed.train.categories)
+    learner, taken, notes = _learner(start, feed.train.categories)
     groups = learner.parameter_groups()
     freeze_still_groups(groups, train)
     # In this order of memory, convolutions took 15 % less time on a CPU; on a GPU, bf16 wants it.
@@ -63,7 +68,7 @@ def assemble(start: Start, device: torch.device, processes: Processes) -> Assemb
     optimizer = build_optimizer(groups, train)
     average = Average(learner.network, decay=train.ema, warmup=train.ema_warmup) if train.ema else None
     seed_everything(train.seed + processes.rank)
-    return Assembly(feed, learner, optimizer, average, taken, threads)
+    return Assembly(feed, learner, optimizer, average, taken, threads, notes)
 
 
 # ---- images ----
@@ -101,15 +106,16 @@ def _splits(recipe: Recipe, processes: Processes) -> tuple[DataSplit, DataSplit 
 # ---- the model ----
 
 
-def _learner(start: Start, categories: Categories) -> tuple[Learner, events.WeightsTaken | None]:
-    """Freshly initialised, or with weights from `--init-from` where they fit."""
+def _learner(start: Start, categories: Categories) -> tuple[Learner, events.WeightsTaken | None, tuple[str, ...]]:
+    """Freshly initialised, or with weights from `--init-from` where they fit, and what is doubtful about these."""
     seed = start.recipe.train.seed
     seed_everything(seed)
     if start.init_from is None:
-        return build_learner(start.recipe, categories, pretrained=start.resumed is None), None
+        return build_learner(start.recipe, categories, pretrained=start.resumed is None), None, ()
     path = find_checkpoint(start.init_from)
     learner = build_learner(start.recipe, categories, pretrained=False)
-    source = open_weights(path, hints=_hints(start.recipe)).as_source()
+    opened = open_weights(path, hints=_hints(start.recipe))
+    source = opened.as_source()
     moved = _move(learner, source, categories)
     if fresh := _fresh_backbone(moved):
         _require_trained_backbone(start, fresh)
@@ -120,10 +126,11 @@ def _learner(start: Start, categories: Categories) -> tuple[Learner, events.Weig
             moved = _move(learner, _without_backbone(source), categories)
     if not any(row.kind in ("loaded", "remapped") for row in moved.rows):
         raise CheckpointError(
-            f"--init-from {start.init_from}: none of its weights fits this model; is it of the same family?"
+            f"--init-from {start.init_from}: none of its weights fits this model; "
+            "the recipe finetune trains the checkpoint's own"
         )
     learner.network.load_state_dict(moved.weights)
-    return learner, _told(path, moved)
+    return learner, _told(path, moved, start.lent), doubts(opened, start.recipe)
 
 
 def _hints(recipe: Recipe) -> dict[str, Any]:
@@ -170,5 +177,5 @@ def _without_backbone(old: Checkpoint) -> Checkpoint:
     return Checkpoint(old.recipe, old.categories, rest)
 
 
-def _told(path: Path, moved: Transfer) -> events.WeightsTaken:
-    return events.WeightsTaken(path, moved.summary, tuple((row.name, row.kind, row.detail) for row in moved.rows))
+def _told(path: Path, moved: Transfer, lent: str) -> events.WeightsTaken:
+    return events.WeightsTaken(path, moved.summary, tuple((row.name, row.kind, row.detail) for row in moved.rows), lent)

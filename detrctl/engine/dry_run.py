@@ -45,9 +45,10 @@ def dry_run(
     data: str | Path | None = None,
     init_from: str | Path | None = None,
     device: str = "auto",
+    trust: bool = False,
 ) -> DryRun:
     """Build everything as `train` does and make two steps on made-up images. Nothing is written."""
-    start = begin(recipe, overrides=overrides, data=data, out=None, resume=None, init_from=init_from)
+    start = begin(recipe, overrides=overrides, data=data, out=None, resume=None, init_from=init_from, trust=trust)
     place, processes = choose_device(device), Alone()
     parts = assemble(start, place, processes)
     train, canvas = start.recipe.train, largest_canvas(start.recipe)

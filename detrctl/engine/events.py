@@ -50,11 +50,16 @@ class Warned:
 
 @dataclass(frozen=True)
 class WeightsTaken:
-    """What `--init-from` did with each parameter; `rows` as in `weights.transfer.Transfer`."""
+    """What `--init-from` did with each tensor; `rows` as in `weights.transfer.Transfer`, also in the file `table`.
+
+    `lent` says whose model is trained, where it is the checkpoint's.
+    """
 
     source: Path
     summary: str
     rows: tuple[tuple[str, str, str], ...]
+    lent: str = ""
+    table: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ RUN/recipe.yaml         the resolved recipe          RUN/checkpoints/last.pt, be
 RUN/metrics.jsonl       one JSON object a line       RUN/plots/loss.png, shares.png, ap.png, matching.png
 RUN/summary.json        the outcome                  RUN/environment.json   versions, machine, git state
 RUN/skipped.jsonl       steps with NaN or infinite losses or gradients, if there were any
+RUN/initial_weights.csv what `--init-from` did with each tensor, if it was given
 """
 
+import csv
 import json
 import math
 import os
@@ -13,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,10 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def initial_weights(self) -> Path:
+        return self.path / "initial_weights.csv"
+
+    @property
     def plots(self) -> Path:
         return self.path / "plots"
 
@@ -65,6 +71,10 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         (self.path / name).write_text(json.dumps(tidy(content), indent=2) + "\n", encoding="utf-8")
+
+    def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        with (self.path / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """One line of a .jsonl file, in the file before this returns."""

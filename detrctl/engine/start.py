@@ -7,9 +7,11 @@ from typing import Any
 
 from detrctl.engine.build import require_trust, with_data
 from detrctl.engine.checkpoint import Checkpoint, load
+from detrctl.engine.initial import settled, with_lent_model
 from detrctl.engine.runs import existing_run
 from detrctl.errors import DetrctlError
-from detrctl.recipe.load import Loaded, load_recipe
+from detrctl.recipe.load import Loaded, check_recipe, load_recipe
+from detrctl.recipe.locate import expanded
 from detrctl.recipe.schema import Data, Recipe, Split
 
 
@@ -17,7 +19,7 @@ from detrctl.recipe.schema import Data, Recipe, Split
 class Start:
     """`resumed` is the last checkpoint of the run that is gone on with, `init_from` where weights are taken from.
 
-    `notes` are the recipe's, for the user to hear before training.
+    `notes` are the recipe's, for the user to hear before training; `lent` says whose model is trained, if not its own.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Start:
     resumed: Checkpoint | None = None
     init_from: Path | None = None
     notes: tuple[str, ...] = ()
+    lent: str = ""
 
 
 def begin(
@@ -38,7 +41,7 @@ def begin(
     init_from: str | Path | None,
     trust: bool = False,
 ) -> Start:
-    """The arguments of `train`: a recipe by name or path, or as an object that is taken as it is; or a run."""
+    """The arguments of `train`: a recipe by name or path, or as an object, to which the same rules apply; or a run."""
     root = None if data is None else str(data)
     if resume is not None:
         for name, value in {"the recipe": recipe, "--out": out, "--init-from": init_from}.items():
@@ -46,25 +49,29 @@ def begin(
                 raise DetrctlError(f"--resume goes on with a run as it is: leave {name} away")
         return _go_on(Path(resume), overrides, root, trust=trust)
     folder, source = (None if path is None else Path(path) for path in (out, init_from))
-    name, plain, notes = _read(recipe, overrides, from_checkpoint=source is not None)
-    return Start(name, placed(plain, root, overrides), folder, None, source, notes)
+    loaded = _read(recipe, overrides, from_checkpoint=source is not None)
+    lent = ""
+    if source is not None and loaded.recipe.train.init_model == "checkpoint":
+        if not isinstance(recipe, str | Path):
+            raise DetrctlError(
+                "train.init_model: checkpoint goes with a recipe's name or path; an object has its model"
+            )
+        loaded, lent = with_lent_model(str(recipe), overrides, source, trust=trust)
+    plain, notes = settled(loaded.recipe), tuple(map(str, loaded.notes))
+    return Start(loaded.name, placed(plain, root, overrides), folder, None, source, notes, lent)
 
 
-def _read(
-    recipe: str | Path | Recipe | Loaded | None, overrides: Sequence[str], *, from_checkpoint: bool
-) -> tuple[str, Recipe, tuple[str, ...]]:
+def _read(recipe: str | Path | Recipe | Loaded | None, overrides: Sequence[str], *, from_checkpoint: bool) -> Loaded:
     if recipe is None:
         raise DetrctlError("which recipe? `detrctl recipes list` shows them; `--resume RUN` goes on with a run")
     if isinstance(recipe, Recipe | Loaded):
         if overrides:
             raise DetrctlError("overrides go with a recipe's name or path; change a Recipe with model_copy(update=...)")
-        loaded = recipe
+        loaded = check_recipe(recipe, "recipe") if isinstance(recipe, Recipe) else recipe
     else:
-        loaded = load_recipe(str(recipe), overrides)
-    if isinstance(loaded, Recipe):
-        return "recipe", loaded, ()
+        loaded = load_recipe(str(recipe), overrides, from_checkpoint=from_checkpoint)
     loaded.require_start(from_checkpoint=from_checkpoint)
-    return loaded.name, loaded.recipe, tuple(str(note) for note in loaded.notes)
+    return loaded
 
 
 def _go_on(run: Path, overrides: Sequence[str], data: str | None, *, trust: bool) -> Start:
@@ -108,7 +115,7 @@ def _set_beside(data: Data, root: str, overrides: Sequence[str]) -> dict[str, An
 
 def _is_no_folder(data: Data) -> bool:
     """The built-in set, or what a dataset class of the user's own makes of a text."""
-    return data.root == "shapes" or (data.dataset is not None and not Path(str(data.root)).expanduser().exists())
+    return data.root == "shapes" or (data.dataset is not None and not expanded(str(data.root)).exists())
 
 
 def _absolute_split(split: Split) -> Split:
@@ -117,4 +124,4 @@ def _absolute_split(split: Split) -> Split:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+    return str(expanded(path).resolve())

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -76,7 +76,7 @@ def _train(start: Start, device: torch.device, processes: Processes, on_event: e
         keeper.run.open(start.recipe, standing.step, environment(parts.threads, str(device)))
     with contextlib.ExitStack() as stack:
         if start.recipe.train.tensorboard and processes.first:
-            on_event = stack.enter_context(with_tensorboard(keeper.run.path, on_event))
+            on_event = stack.enter_context(with_tensorboard(keeper.run.path, on_event, after_step=standing.step))
         journal = Journal(
             keeper.run,
             standing,
@@ -87,13 +87,20 @@ def _train(start: Start, device: torch.device, processes: Processes, on_event: e
         )
         journal.say(_started(start, parts, keeper, standing))
         if parts.taken is not None:
-            journal.say(parts.taken)
-        for note in (*start.notes, *notes, *_doubts(start, parts.feed, device)):
+            journal.say(_written(parts.taken, keeper))
+        for note in (*start.notes, *parts.notes, *notes, *_doubts(start, parts.feed, device)):
             journal.say(events.Warned(note))
         ended_by = Loop(parts.feed, keeper, standing, journal).run()
         result = _result(keeper.run, standing, ended_by)
         journal.say(_ended(result, standing, parts.feed, start.recipe))
     return result
+
+
+def _written(taken: events.WeightsTaken, keeper: Keeper) -> events.WeightsTaken:
+    """The same with the place of its table, which lies in the run folder."""
+    if keeper.processes.first:
+        keeper.run.write_csv(keeper.run.initial_weights.name, ("tensor", "outcome", "detail"), taken.rows)
+    return replace(taken, table=keeper.run.initial_weights)
 
 
 def _doubts(start: Start, feed: Feed, device: torch.device) -> Iterator[str]:

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from detrctl.errors import DetrctlError, Problem, RecipeError
 from detrctl.recipe.document import ROOT, Document, FieldPath, Finding, Place, merged, read_document, report, show
+from detrctl.recipe.lending import Lender, beneath, borrows, is_of_another_family, put_aside
 from detrctl.recipe.locate import display, find_recipe
 from detrctl.recipe.overrides import Override, apply_overrides
 from detrctl.recipe.rules import Level
 from detrctl.recipe.schema import Recipe
-from detrctl.recipe.validate import check_fields, check_rules
+from detrctl.recipe.validate import Verdict, check_fields, check_rules
 
 DEFAULT = "default"
+INIT_MODEL = ("train", "init_model")
+NO_CHECKPOINT = "found checkpoint, but none is named; --init-from FILE_OR_RUN would do"
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,47 @@ class Loaded:
             raise RecipeError(list(self.start_problems))
 
 
-def load_recipe(name: str, overrides: Sequence[str | Override] = ()) -> Loaded:
+def load_recipe(
+    name: str,
+    overrides: Sequence[str | Override] = (),
+    *,
+    from_checkpoint: bool = False,
+    lender: Lender | None = None,
+) -> Loaded:
     """The recipe of that name or path, on top of what it extends, under `overrides` ("train.lr=2e-4").
+
+    Where it borrows its model (`train.init_model`), `lender` is the checkpoint; without it but `from_checkpoint`, what
+    only the checkpoint could tell is left aside, and everything else is judged.
 
     Raises DetrctlError if there is no such recipe, RecipeError with all its problems if it does not hold together.
     """
     path = find_recipe(name)
-    document = apply_overrides(read_with_parents(path), overrides)
-    verdict = check_fields(document)
+    written = read_with_parents(path)
+    document = apply_overrides(written, overrides)
+    if borrows(document) and lender is not None:
+        if not is_of_another_family(document, lender):
+            document = apply_overrides(beneath(written, lender), overrides)
+    elif borrows(document) and from_checkpoint:
+        document = put_aside(document)
+    return _judged(check_fields(document), document, path.stem)
+
+
+def check_recipe(recipe: Recipe, name: str) -> Loaded:
+    """The rules' verdict on a recipe that was made in Python, whose fields are valid each by itself."""
+    return _judged(Verdict(recipe, [], frozenset()), Document({}, {ROOT: Place(name)}), name)
+
+
+def _judged(verdict: Verdict, document: Document, name: str) -> Loaded:
     found = check_rules(verdict.recipe, document, verdict.doubtful) if verdict.recipe else []
     said = {level: [finding for at, finding in found if at is level] for level in Level}
     problems = report([*document.findings, *verdict.findings, *said[Level.ERROR]])
     if problems or verdict.recipe is None:
         raise RecipeError(problems)
+    starts = said[Level.START]
+    if verdict.recipe.train.init_model == "checkpoint":
+        starts = [Finding(document.place(INIT_MODEL), ".".join(INIT_MODEL), NO_CHECKPOINT)]
     written = {path: place for path, place in document.places.items() if path != ROOT}
-    notes, start_problems = tuple(report(said[Level.NOTE])), tuple(report(said[Level.START]))
-    return Loaded(verdict.recipe, path.stem, notes, start_problems, written)
+    return Loaded(verdict.recipe, name, tuple(report(said[Level.NOTE])), tuple(report(starts)), written)
 
 
 def read_with_parents(path: Path, *, children: tuple[Path, ...] = ()) -> Document:
@@ -74,14 +102,17 @@ def read_with_parents(path: Path, *, children: tuple[Path, ...] = ()) -> Documen
 
 
 def _read(path: Path, *, rank: int) -> Document:
-    source = display(path)
+    return read_document(read_text(path), source=display(path), rank=rank)
+
+
+def read_text(path: Path) -> str:
+    """A recipe file as it was written. DetrctlError, one line, where it cannot be one."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise DetrctlError(f"{source}: is not a text file in UTF-8, so not a recipe") from None
+        raise DetrctlError(f"{display(path)}: is not a text file in UTF-8, so not a recipe") from None
     except OSError as error:
-        raise DetrctlError(f"{source}: cannot be read ({error.strerror})") from None
-    return read_document(text, source=source, rank=rank)
+        raise DetrctlError(f"{display(path)}: cannot be read ({error.strerror})") from None
 
 
 def _parent(name: object, chain: tuple[Path, ...]) -> Path:

@@ -528,6 +528,11 @@ class Train(Section):
         description="How many processes the command starts on this machine, each with its share of the cores or a GPU "
         "of its own; Python's train() always uses one.",
     )
+    init_model: Literal["recipe", "checkpoint"] = Field(
+        "recipe",
+        description="Whose model is trained with the weights of `--init-from`: the recipe's, as far as they fit it, or "
+        "the checkpoint's, with its objective and image sizes.",
+    )
     optimizer: Literal["adamw", "sgd"] = Field(
         "adamw", description="AdamW (published for the DETR family), or SGD with momentum 0.9 (for Faster R-CNN)."
     )

@@ -13,7 +13,8 @@ from PIL import Image
 import detrctl
 from detrctl.cli.app import run
 from detrctl.cli.eval import meaning, small_against_large
-from detrctl.evaluation.coco_metrics import NAMES, CocoScores
+from detrctl.evaluation.coco_metrics import NAMES, CocoScores, score
+from detrctl.evaluation.ground_truth import GroundTruth
 from tests.cli.tiny import make_dataset, make_run
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,27 @@ def test_without_ckpt_the_newest_run_is_named_on_the_first_line_and_scored(capsy
         (row.name, row.truths) for row in expected.per_class
     ]
     assert (written["checkpoint"], written["split"]) == ("runs/tiny/checkpoints/best.pt", "val")
+
+
+def test_max_dets_counts_so_many_detections_in_both_modes(tmp_path: Path, capsys):
+    """With one per image and class, a second truth of the class is missed; files and the model agree."""
+    assert run(["eval", "--device", "cpu", "--results", str(tmp_path / "found.json")]) == 0
+    files = ["--predictions", str(tmp_path / "found.json"), "--annotations", ANNOTATIONS]
+    truths, rows = GroundTruth.from_file(ANNOTATIONS), json.loads((tmp_path / "found.json").read_text())
+    recalls = {}
+    for limit in (1, 30, 300):
+        for name, options in (("model", ["--device", "cpu"]), ("file", files)):
+            capsys.readouterr()
+            words = ["--max-dets", str(limit), "--json", str(tmp_path / f"{name}.json")]
+            assert run(["eval", *options, *words]) == 0
+            said = f"Counting at most {limit} detections per image and class, where COCO counts 100."
+            assert said in capsys.readouterr().out.splitlines()
+        model, file = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("model", "file"))
+        expected = score(truths, rows, max_dets=limit).numbers
+        assert {name: model[name] for name in expected} == {name: file[name] for name in expected} == expected
+        recalls[limit] = [expected[name] for name in ("ARs", "ARm", "ARl")]
+    assert recalls[1] != recalls[30]
+    assert ("AR300" in expected, run(["eval", *files, "--max-dets", "0"])) == (True, 2)
 
 
 def test_the_detections_are_written_as_a_result_file_that_scores_the_same(tmp_path: Path, capsys):
