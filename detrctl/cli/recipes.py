@@ -64,7 +64,9 @@ def show(
         _show_cost(name, changes or [], _size_hw(size))
         return
     if not resolved and not changes:
-        render.say(find_recipe(name).read_text(encoding="utf-8").rstrip("\n"))
+        from detrctl.recipe.load import read_text
+
+        render.say(read_text(find_recipe(name)).rstrip("\n"))
         return
     from detrctl.recipe.dump import dump_recipe
     from detrctl.recipe.load import DEFAULT, load_recipe
@@ -87,10 +89,12 @@ def _size_hw(text: str) -> tuple[int, int]:
 
 
 def _show_cost(name: str, changes: list[str], size_hw: tuple[int, int]) -> None:
-    from detrctl.engine.cost import cost_of
     from detrctl.recipe.load import load_recipe
 
-    cost = cost_of(load_recipe(name, changes).recipe, size_hw=size_hw)
+    recipe = load_recipe(name, changes).recipe  # before torch, which the next line imports
+    from detrctl.engine.cost import cost_of
+
+    cost = cost_of(recipe, size_hw=size_hw)
     rows = [
         (part.name, f"{part.parameters / 1e6:.2f}", f"{part.trained / 1e6:.2f}", f"{part.multiply_adds / 1e9:.2f}")
         for part in (*cost.parts, cost.total)
@@ -150,14 +154,25 @@ def _table_of(infos: list["FieldInfo"], *, inside: str = "") -> None:
 def _one_field(info: "FieldInfo") -> None:
     render.say(f"{info.path}: {info.description}")
     render.say(f"  takes    {info.expected}")
-    render.say(f"  default  {_default(info)}")
+    render.say(f"  default  {_default_by_family(info) or _default(info)}")
     render.say(f"  set it   --set {info.path}=VALUE")
 
 
 def _default(info: "FieldInfo") -> str:
+    """`100, 300 or 900` where families differ."""
     from detrctl.recipe.dump import flow
 
+    if info.by_family:
+        *others, last = (flow(value) for value, _ in info.by_family)
+        return f"{', '.join(others)} or {last}"
     return "(must be given)" if info.required else flow(info.default)
+
+
+def _default_by_family(info: "FieldInfo") -> str:
+    """`100 (detr), 300 (conditional, dab)`; empty where all families have the same."""
+    from detrctl.recipe.dump import flow
+
+    return ", ".join(f"{flow(value)} ({', '.join(names)})" for value, names in info.by_family)
 
 
 @recipes.command()

@@ -9,8 +9,9 @@ from functools import cache
 from typing import Any
 
 from detrctl.recipe.document import FieldPath
+from detrctl.recipe.dump import leaves
 from detrctl.recipe.locate import closest
-from detrctl.recipe.schema import Recipe
+from detrctl.recipe.schema import FAMILIES, Recipe
 
 Node = Mapping[str, Any]
 """One node of the JSON schema, its reference followed."""
@@ -60,7 +61,11 @@ NOT_NEEDED = {
 
 @dataclass(frozen=True)
 class FieldInfo:
-    """One field or section of the recipe."""
+    """One field or section of the recipe.
+
+    `default` is that of a recipe that names no family. Where families differ, `by_family` has each default once, with
+    the families that have it; it is empty otherwise.
+    """
 
     path: str
     expected: str
@@ -68,6 +73,7 @@ class FieldInfo:
     is_section: bool
     default: Any
     required: bool
+    by_family: tuple[tuple[Any, tuple[str, ...]], ...] = ()
 
     @property
     def name(self) -> str:
@@ -148,6 +154,28 @@ def all_fields() -> list[FieldInfo]:
     return list(_walk([schema_root()], ""))
 
 
+TELLS_FAMILY = "model.family"
+
+
+@cache
+def _defaults_by_family() -> dict[str, tuple[tuple[Any, tuple[str, ...]], ...]]:
+    """By path: what a recipe has there that names its family and nothing else, if that is not alike for all."""
+    by_path: dict[str, list[tuple[Any, str]]] = {}
+    for name in FAMILIES:
+        for path, value in leaves(Recipe.model_validate({"model": {"family": name}})).items():
+            by_path.setdefault(path, []).append((value, name))
+    found = {path: _grouped(pairs) for path, pairs in by_path.items() if path != TELLS_FAMILY}
+    return {path: groups for path, groups in found.items() if len(groups) > 1}
+
+
+def _grouped(pairs: Sequence[tuple[Any, str]]) -> tuple[tuple[Any, tuple[str, ...]], ...]:
+    values: list[Any] = []
+    for value, _ in pairs:
+        if value not in values:
+            values.append(value)
+    return tuple((value, tuple(name for other, name in pairs if other == value)) for value in values)
+
+
 def _walk(nodes: Sequence[Node], path: str) -> Iterator[FieldInfo]:
     """What stands at one path: `nodes` are the section there in each variant of the unions above it."""
     children: dict[str, list[Node]] = {}
@@ -172,7 +200,8 @@ def _together(variants: Sequence[Node]) -> Node:
 def _info(path: str, node: Node, *, required: bool) -> FieldInfo:
     node = follow(node)
     is_section = section_of(node) is not None
-    return FieldInfo(path, expected(node), node.get("description", ""), is_section, node.get("default"), required)
+    said, default = node.get("description", ""), node.get("default")
+    return FieldInfo(path, expected(node), said, is_section, default, required, _defaults_by_family().get(path, ()))
 
 
 # ---- what would do, in words ----

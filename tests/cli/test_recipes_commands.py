@@ -88,13 +88,20 @@ def test_explain_says_what_a_field_means_and_takes(capsys):
     assert "  takes    text\n  default  (must be given)\n" in out(capsys, "explain", "data.val.images")
 
 
+def test_explain_tells_the_default_of_each_family(capsys):
+    line = "  default  100 (detr), 300 (conditional, dab, deformable, dab_deformable), 900 (dino)\n"
+    assert line in out(capsys, "explain", "model.queries")
+    rows = [line for line in out(capsys, "explain", "model").splitlines() if line.startswith("queries ")]
+    assert "  100, 300 or 900  " in rows[0]
+
+
 def test_explain_of_a_section_lists_its_fields(capsys):
     assert out(capsys, "explain", "objective.match") == (
         "objective.match: The cost by which predictions are assigned to truths.\n"
-        "field         default  meaning\n"
-        "class_weight      1.0  Weight of the class term in the matching cost.\n"
-        "l1                5.0  Weight of the L1 distance in the matching cost.\n"
-        "giou              2.0  Weight of the generalised IoU in the matching cost.\n"
+        "field         default     meaning\n"
+        "class_weight  1.0 or 2.0  Weight of the class term in the matching cost.\n"
+        "l1            5.0         Weight of the L1 distance in the matching cost.\n"
+        "giou          2.0         Weight of the generalised IoU in the matching cost.\n"
     )
     assert out(capsys, "explain", "match") == out(capsys, "explain", "objective.match")
 
@@ -113,11 +120,18 @@ def test_explain_of_a_name_that_stands_twice_shows_both(capsys):
         (["explain", "zzz"], "zzz: no such field. `detrctl recipes explain` shows them all."),
         (["show", "detr_r5o"], "no recipe 'detr_r5o'. Did you mean 'detr_r50'?"),
         (["diff", "detr_r50", "chidl.yaml"], "no file 'chidl.yaml'. Did you mean 'child.yaml'?"),
+        (["show", "photo.jpg"], "photo.jpg: is not a text file in UTF-8, so not a recipe"),
+        (["show", "photo.jpg", "--cost"], "photo.jpg: is not a text file in UTF-8, so not a recipe"),
+        (
+            ["show", "~nobody-here/a.yaml"],
+            "~nobody-here/a.yaml: nobody's home is known as ~nobody-here; ./~nobody-here/a.yaml if a file is called so",
+        ),
         (["show", "base.yaml", "--set", "lr=1"], "--set: lr: no such field. Did you mean 'train.lr'?"),
         (["show", "base.yaml", "--set", "train.lr=0"], "--set: train.lr: found 0, expected a number above 0"),
     ],
 )
 def test_mistakes_are_one_line(capsys, folder, arguments, message):
+    Path("photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 a picture")
     assert failed(capsys, *arguments) == f"{message}\n"
 
 

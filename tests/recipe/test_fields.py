@@ -5,7 +5,7 @@ from pydantic import Field
 
 from detrctl.recipe import fields, validate
 from detrctl.recipe.document import read_document
-from detrctl.recipe.schema import Recipe, Section
+from detrctl.recipe.schema import FAMILIES, Recipe, Section
 
 
 def test_every_field_has_a_type_in_words_and_one_sentence():
@@ -121,6 +121,21 @@ def test_fields_below_a_section_that_families_share_are_all_there():
 
 def test_fields_of_all_families_can_be_explained(two_families):
     assert [info.path for info in fields.all_fields()] == ["model", "model.family", "model.width", "model.levels"]
+
+
+def test_a_default_that_differs_between_families_is_told_for_each():
+    by_path = {info.path: dict(info.by_family) for info in fields.all_fields() if info.by_family}
+    everywhere = {name: Recipe.model_validate({"model": {"family": name}}) for name in FAMILIES}
+    assert by_path["model.queries"][900] == ("dino",)
+    assert by_path["objective.class_weight"][1.0] == ("detr", "dab", "dab_deformable", "dino")
+    for path in ("model.dropout", "model.position.temperature", "model.feedforward", "model.detections"):
+        told = {name: value for value, names in by_path[path].items() for name in names}
+        for name, recipe in everywhere.items():
+            at = recipe
+            for part in path.split("."):
+                at = getattr(at, part, None)
+            assert told.get(name) == at, (path, name)
+    assert not {"model.family", "model.width", "train.lr"} & by_path.keys()
 
 
 def test_defaults_are_the_schemas_own():
