@@ -25,7 +25,25 @@ RESNETS: dict[str, tuple[type[resnet.BasicBlock | resnet.Bottleneck], list[int]]
 NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d}
 
 
-class ResNet(nn.Module):
+class PartlyFrozen(nn.Module):
+    """A network some of whose stages are never trained."""
+
+    _frozen: tuple[nn.Module, ...] = ()  # a tuple, since they are registered as parts already
+
+    def freeze(self, parts: Sequence[nn.Module]) -> None:
+        self._frozen = tuple(parts)
+        for part in self._frozen:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "PartlyFrozen":
+        """Frozen stages stay in evaluation mode: no stochastic depth, and a trainable norm's statistics stand still."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
+
+
+class ResNet(PartlyFrozen):
     """A residual network (He et al. 2015) without its classifier, giving the features of chosen stages.
 
     `stages` counts as the papers do: the stem is stage 1, so stage 5 is C5. The first `frozen_stages` of them are
@@ -47,17 +65,7 @@ class ResNet(nn.Module):
         self.layers = nn.ModuleList(
             [network.layer1, network.layer2, network.layer3, network.layer4][: max(self.stages) - 1]
         )
-        frozen = [self.conv1, self.bn1, *self.layers[: frozen_stages - 1]] if frozen_stages else []
-        self._frozen: tuple[nn.Module, ...] = tuple(frozen)
-        for part in self._frozen:
-            part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "ResNet":
-        """Frozen stages stay in evaluation mode, so that a trainable norm's statistics stand still there too."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
+        self.freeze([self.conv1, self.bn1, *self.layers[: frozen_stages - 1]] if frozen_stages else [])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one (B, C, h, w) per stage

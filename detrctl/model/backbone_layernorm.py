@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import convnext, swin_transformer
 
+from detrctl.model.backbone import PartlyFrozen
 from detrctl.model.backbone_weights import take_weights
 
 WIDTHS = (1, 2, 4, 8)
@@ -82,7 +83,7 @@ LAYER_NORM_NETWORKS: dict[str, Swin | ConvNeXt] = {
 }
 
 
-class LayerNormNetwork(nn.Module):
+class LayerNormNetwork(PartlyFrozen):
     """A Swin Transformer or ConvNeXt without its classifier, giving the features of chosen stages.
 
     Stages are counted as a ResNet's: the stem is stage 1, and stages 2 to 5 have strides 4 to 32. A map has ceil(H /
@@ -109,16 +110,7 @@ class LayerNormNetwork(nn.Module):
         self.features = kind.build(drop_path)[: 2 * max(self.stages) - 2]
         norms = {str(s): nn.LayerNorm(width, eps=kind.eps) for s, width in zip(stages, self.channels, strict=True)}
         self.output_norms = nn.ModuleDict(norms)
-        self._frozen = tuple(self.features[: max(1, 2 * frozen_stages - 2)]) if frozen_stages else ()
-        for part in self._frozen:
-            part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "LayerNormNetwork":
-        """Frozen stages stay in evaluation mode: no stochastic depth."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
+        self.freeze(list(self.features[: max(1, 2 * frozen_stages - 2)]) if frozen_stages else [])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one (B, C, h, w) per stage"""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from detrctl.model.backbone import NORMS
+from detrctl.model.backbone import NORMS, PartlyFrozen
 from detrctl.model.backbone_weights import take_weights
 
 SLIM_NETWORKS = {"slim_32": 32, "slim_48": 48, "slim_64": 64}
@@ -14,7 +14,7 @@ SLIM_NETWORKS = {"slim_32": 32, "slim_48": 48, "slim_64": 64}
 LAST_STAGE = 5
 
 
-class SlimResNet(nn.Module):
+class SlimResNet(PartlyFrozen):
     """A ResNet-10 (He et al. 2015) of fewer channels, whose stem is two 3 x 3 convolutions of stride 2.
 
     Of a ResNet-10's work on small images most is its stem of 64 channels and the stage behind it, which run at the
@@ -36,16 +36,7 @@ class SlimResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self._frozen = tuple(self.parts[:frozen_stages])
-        for part in self._frozen:
-            part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "SlimResNet":
-        """Frozen stages stay in evaluation mode, so that their statistics stand still."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
+        self.freeze(list(self.parts[:frozen_stages]))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> one (B, C, h, w) per stage, computed channels last, which is faster on a CPU too."""
