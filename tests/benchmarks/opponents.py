@@ -47,7 +47,7 @@ class FasterRcnn:
 
     clip_norm = 10.0  # from scratch, the first steps of SGD can burst; normal steps stay below this
 
-    def __init__(self, *, num_classes: int, size: int, keep: int, rois: int = 512):
+    def __init__(self, *, num_classes: int, size: int, keep: int, rois: int = 128):
         from torchvision.models.detection import FasterRCNN
         from torchvision.models.detection.anchor_utils import AnchorGenerator
         from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -70,7 +70,7 @@ class FasterRcnn:
             # A threshold of 0.05, the default, cuts the tail of the precision-recall curve.
             box_score_thresh=0.001,
             box_detections_per_img=keep,
-            box_batch_size_per_image=rois,
+            box_batch_size_per_image=rois,  # the library's 512 take twice the time per image here
             # Images come in the size that they are trained at; without this, all would be made `size` again.
             _skip_resize=True,
         )

@@ -59,7 +59,7 @@ def test_the_recipes_of_the_family_share_size_data_and_optimisation():
     sizes = ("width", "heads", "feedforward", "encoder_layers", "decoder_layers", "dropout", "queries")
     for recipe in recipes.values():
         assert [getattr(recipe.model, name) for name in sizes] == [96, 4, 256, 2, 3, 0, 50]
-        assert recipe.model.backbone.name == "resnet10"
+        assert recipe.model.backbone.name == "slim_32"
     different = {dump_recipe(recipe) for recipe in recipes.values()}
     assert len(different) == len(recipes)
 
