@@ -86,15 +86,18 @@ def _look(
 
 
 def write(report: "MatchingReport", folder: Path, *, picture_format: str | None) -> list[Path]:
-    """The numbers as JSON and CSV, the page, which holds the same JSON, and the pictures."""
-    from detrctl.inspection.matching_report import write_csv, write_instability_csv
-    from detrctl.inspection.report import compact, fitting_json
+    """The numbers as JSON and CSV, the page, which is made of them, and the pictures."""
+    from detrctl.cli import render
+    from detrctl.inspection.matching_report import as_json, write_csv, write_instability_csv
+    from detrctl.inspection.report import LARGEST, compact, fitting_page
 
     json_file, csv_file, page_file = (folder / name for name in ("matching.json", "matching.csv", "report.html"))
-    content, page = fitting_json(report)
-    json_file.write_text(compact(content) + "\n", encoding="utf-8")
+    json_file.write_text(compact(as_json(report)) + "\n", encoding="utf-8")
     write_csv(report.rows, csv_file)
-    page_file.write_text(page, encoding="utf-8")
+    page = fitting_page(report).encode()
+    page_file.write_bytes(page)
+    if len(page) >= LARGEST:
+        render.warn(f"report.html has {len(page) / 1e6:.1f} MB: --show takes fewer images")
     files = [json_file, csv_file, page_file]
     if any(run.steps for run in report.runs):
         files.append(folder / "instability.csv")
@@ -124,7 +127,7 @@ def tell(report: "MatchingReport") -> None:
         _tell_image(report)
     _tell_layers(report)
     for run in report.runs:
-        _tell_steps(run, two_stage=report.two_stage)
+        _tell_steps(run)
     _tell_denoising(report)
     _tell_sentences(report)
 
@@ -209,7 +212,7 @@ def _tell_layers(report: "MatchingReport") -> None:
     render.say("layer gives to another query")
 
 
-def _tell_steps(run: "RunMatching", *, two_stage: bool) -> None:
+def _tell_steps(run: "RunMatching") -> None:
     from detrctl.cli import render
 
     if not run.steps:
@@ -220,14 +223,23 @@ def _tell_steps(run: "RunMatching", *, two_stage: bool) -> None:
         (
             step.after.removeprefix(f"{run.name} "),
             f"{step.instability:.2f}",
-            *([f"{step.by_token:.2f}"] if two_stage else []),
+            *([f"{step.by_token:.2f}"] if run.two_stage else []),
             f"{step.most:.2f}",
             *(per_cent(share.value) for share in (step.moved.all, *step.moved.by_size.values())),
         )
         for step in run.steps
     ]
     render.table(
-        ("up to", "instability", *(["by token"] if two_stage else []), "at most", "moved", "small", "medium", "large"),
+        (
+            "up to",
+            "instability",
+            *(["by token"] if run.two_stage else []),
+            "at most",
+            "moved",
+            "small",
+            "medium",
+            "large",
+        ),
         rows,
     )
     apart = {step.epochs for step in run.steps}
@@ -277,7 +289,7 @@ def _tell_sentences(report: "MatchingReport") -> None:
     )
     if main.truths:
         different = ", ".join(f"{size} {len(times)}" for size, times in main.use.by_size.items())
-        render.say(f"Different queries that answer for truths of a size: {different}.")
+        render.say(f"Different queries, by the size of what they answer for: {different}.")
         render.say(f"Truths that no query finds: {len(main.hard)} of {main.truths}.")
     for row in main.hard[:HARD_SHOWN]:
         render.say(f"  image {row.image_id}, truth {row.truth}: {row.label}, {row.size}, best IoU {row.best_iou:.2f}")

@@ -32,6 +32,7 @@ from detrctl.inspection.matching_report import DenoisingReport, MatchingReport, 
 from detrctl.inspection.split_matching import SplitMatching, summarise
 from detrctl.losses.criterion import Criterion
 from detrctl.model.denoising import NoDenoising
+from detrctl.recipe.schema import Recipe
 from detrctl.structures import Categories, ImageBatch, Targets
 
 KEPT = re.compile(r"epoch-(\d+)\.pt")
@@ -127,7 +128,8 @@ def _run(name: str, looks: Sequence[_Looked]) -> RunMatching:
         )
         for before, after in pairwise(looks)
     ]
-    return RunMatching(name, tuple(look.summary for look in looks), tuple(steps), looks[-1].denoises)
+    last = looks[-1]
+    return RunMatching(name, tuple(look.summary for look in looks), tuple(steps), last.denoises, last.two_stage)
 
 
 def _apart(before: int | None, after: int | None) -> int | None:
@@ -138,15 +140,16 @@ def _apart(before: int | None, after: int | None) -> int | None:
 
 
 def find_sources(ckpts: Sequence[Path | None], recipe: str | None) -> list[list[Source]]:
-    """Runs, each with its checkpoints in the order of training; files of one folder belong to one run."""
+    """Runs, each with its checkpoints in the order of training. A file that lies in no run is one by itself."""
     if recipe is not None and not [ckpt for ckpt in ckpts if ckpt is not None]:
         return [[random_source(recipe)]]
     runs: dict[Path, list[Source]] = {}
     for ckpt in ckpts or (None,):
         kept = _kept(ckpt) if ckpt is not None else []
         for path in kept or [find_checkpoint(ckpt)]:
-            folder = run_folder(path)
-            runs.setdefault(folder, []).append(Source("", _epoch(path), path))
+            home = path.resolve()
+            in_a_run = home.parent.name == "checkpoints" or _epoch(path) is not None
+            runs.setdefault(run_folder(path) if in_a_run else home, []).append(Source("", _epoch(path), path))
     names = _names(list(runs))
     return [
         [replace(source, run=name) for source in _ordered(found)]
@@ -171,14 +174,17 @@ def _ordered(sources: Sequence[Source]) -> list[Source]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, longer where two are called alike."""
-    short = [folder.name for folder in folders]
+    """The names of folders and files, longer where two are called alike."""
+    short = [folder.stem if folder.is_file() else folder.name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
 def _open(source: Source, recipe: str | None, wish: Wish, *, same: _Opened | None) -> _Opened:
     setting = read_source(source, recipe, wish)
-    part = same.part if same else images_of(setting.recipe, wish)
+    if same is not None:
+        setting = replace(setting, recipe=_on_the_data_of(same.model.recipe, setting.recipe))
+    known = same is not None and same.model.recipe.data == setting.recipe.data
+    part = same.part if same is not None and known else images_of(setting.recipe, wish)
     if setting.checkpoint is not None:
         _require_same_classes(setting.checkpoint, part, same, source)
     model = build_inspected(setting, part.categories, wish)
@@ -188,6 +194,12 @@ def _open(source: Source, recipe: str | None, wish: Wish, *, same: _Opened | Non
             f"{source.name}: {setting.recipe.model.family} has no object queries and matches nothing one to one"
         )
     return _Opened(model, criterion, part, setting.notes)
+
+
+def _on_the_data_of(first: Recipe, recipe: Recipe) -> Recipe:
+    """The first checkpoint's images, as this one's model is used to seeing them."""
+    view = {name: getattr(recipe.data, name) for name in ("eval_size", "eval_max_size", "eval_square")}
+    return recipe.model_copy(update={"data": first.data.model_copy(update=view)})
 
 
 def _require_same_classes(checkpoint: Checkpoint, part: DataSplit, same: _Opened | None, source: Source) -> None:

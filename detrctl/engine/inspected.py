@@ -44,7 +44,9 @@ class Source:
     def name(self) -> str:
         if self.epoch is not None:
             return f"{self.run} epoch {self.epoch}"
-        return self.run if self.path is None or self.path.name == BEST else f"{self.run} {self.path.stem}"
+        if self.path is None or self.path.name == BEST or self.path.stem == self.run:
+            return self.run
+        return f"{self.run} {self.path.stem}"
 
 
 @dataclass(frozen=True, kw_only=True)

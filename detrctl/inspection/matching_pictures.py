@@ -34,8 +34,8 @@ from detrctl.inspection.style import (
 from detrctl.structures import Categories
 
 PARTS = (("class_cost", "class"), ("l1", "L1"), ("giou", "GIoU"), ("total", "weighted sum"))
-MOST_COLUMNS = 16
-"""Queries in a heat map; more could not be read."""
+MOST_COLUMNS, MOST_ROWS = 16, 40
+"""Queries and truths in a heat map; more could not be read. The pairs of all these truths are there, at least."""
 
 MOST_NOISED = 4
 PANEL, LETTER = 3.3, 6.5
@@ -48,7 +48,7 @@ def draw_report(report: MatchingReport, folder: Path, file_format: str) -> list[
     if report.main.truths:
         figures["layers"] = split_figure(report.main)
     if any(run.steps for run in report.runs):
-        figures["instability"] = curve_figure(report.runs, two_stage=report.two_stage)
+        figures["instability"] = curve_figure(report.runs)
     for shown in report.shown:
         if len(shown.matching.labels):
             name = f"image-{shown.matching.image_id}"
@@ -64,47 +64,50 @@ def draw_report(report: MatchingReport, folder: Path, file_format: str) -> list[
 
 def cost_figure(image: ImageMatching, categories: Categories) -> Figure:
     """A row of heat maps per layer: the parts of the cost and their weighted sum, pairs and runners-up marked."""
+    depth, truths = len(image.layers), min(len(image.labels), MOST_ROWS)
     columns = shown_queries(image)
-    depth, truths = len(image.layers), len(image.labels)
     cells = 0.16 * len(columns) + 0.5
     figure = new_figure(4 * cells + 1.6, depth * (0.2 * truths + 0.45) + 1.1)
     grid = figure.subplots(depth, len(PARTS), squeeze=False, sharex=True, sharey=True)
     for column, (part, title) in enumerate(PARTS):
-        tables = [getattr(layer.costs, part)[columns].T.numpy() for layer in image.layers]
+        tables = [getattr(layer.costs, part)[columns, :truths].T.numpy() for layer in image.layers]
         low, high = min(table.min() for table in tables), max(table.max() for table in tables)
         for index, (layer, table) in enumerate(zip(image.layers, tables, strict=True)):
             axes = grid[index, column]
             drawn = axes.imshow(table, aspect="auto", cmap="cividis", vmin=low, vmax=high, interpolation="nearest")
-            _mark(axes, columns, layer.matched, "o")
-            _mark(axes, columns, layer.runner_up, "x")
+            _mark(axes, columns, layer.matched[:truths], "o")
+            _mark(axes, columns, layer.runner_up[:truths], "x")
             cell_axes(axes)
         figure.colorbar(drawn, ax=grid[:, column].tolist(), location="top", shrink=0.9, pad=0.02).set_label(
             f"{title} cost"
         )
         grid[-1, column].set_xticks(range(len(columns)), [str(query) for query in columns], rotation=90)
-    names = [f"{truth} {categories.names[int(label)]}" for truth, label in enumerate(image.labels)]
+    names = [f"{truth} {categories.names[int(label)]}" for truth, label in enumerate(image.labels[:truths])]
     for index in range(depth):
         grid[index, 0].set_yticks(range(truths), names)
         grid[index, 0].set_ylabel(f"layer {index + 1}", color=INK)
-    figure.supxlabel(
-        f"query; image {image.image_id}; ring: chosen pair, cross: runner-up; dark is cheap", fontsize=8, color=MUTED
-    )
+    more = f", the first {truths} of {len(image.labels)} truths" if truths < len(image.labels) else ""
+    said = f"query; image {image.image_id}{more}; ring: chosen pair, cross: runner-up; dark is cheap"
+    figure.supxlabel(said, fontsize=8, color=MUTED)
     return figure
 
 
 def shown_queries(image: ImageMatching) -> list[int]:
-    """Chosen ones of any layer, then runners-up, then the cheapest of the last layer, as many as fit; by number."""
+    """Of the truths that are shown, by number: queries chosen in the last or, as many as fit, in an earlier layer, then
+    runners-up, then the cheapest of the last layer.
+    """
     order: dict[int, None] = {}
-    for tensor in [layer.matched for layer in image.layers] + [layer.runner_up for layer in reversed(image.layers)]:
+    chosen = [layer.matched[:MOST_ROWS] for layer in reversed(image.layers)]
+    for tensor in [*chosen, *(layer.runner_up[:MOST_ROWS] for layer in reversed(image.layers))]:
         order.update(dict.fromkeys(query for query in tensor.tolist() if query != NOBODY))
     for rank in range(len(image.identity)):
-        for truth in range(len(image.labels)):
+        for truth in range(min(len(image.labels), MOST_ROWS)):
             cheapest = listed_queries(image.layers[-1], truth, rank + 1)
             order[cheapest[min(rank, len(cheapest) - 1)]] = None
         if len(order) >= MOST_COLUMNS:
             break
-    chosen = {query for layer in image.layers for query in layer.matched.tolist() if query != NOBODY}
-    return sorted(list(order)[: max(MOST_COLUMNS, len(chosen))])
+    asked = {query for tensor in chosen for query in tensor.tolist() if query != NOBODY}
+    return sorted(list(order)[: max(MOST_COLUMNS, min(len(asked), 2 * MOST_ROWS))])
 
 
 def _mark(axes: Axes, columns: Sequence[int], queries: Tensor, marker: str) -> None:
@@ -195,7 +198,7 @@ def split_figure(split: SplitMatching) -> Figure:
             marker=marker,
             label=title,
         )
-    dress(costs, "cost of matched pairs (mean)", "decoder layer")
+    dress(costs, "cost of matched pairs", "decoder layer", beside="cost (mean)")
     for size, (colour, style, marker) in zip(SIZES, LINES, strict=False):
         values = [or_nan(layer.by_size[size].iou) for layer in split.layers]
         quality.plot(
@@ -208,8 +211,8 @@ def split_figure(split: SplitMatching) -> Figure:
         )
         moved = [or_nan(step.by_size[size].value) * 100 for step in split.between_layers]
         changes.plot(list(depth)[:-1], moved, color=colour, linestyle=style, marker=marker, label=size)
-    dress(quality, "IoU of matched pairs (mean)", "decoder layer")
-    dress(changes, "% of truths that the next layer\ngives to another query", "decoder layer")
+    dress(quality, "matched pairs by size", "decoder layer", beside="IoU (mean)")
+    dress(changes, "truths that the next layer\ngives to another query", "decoder layer", beside="% of truths")
     quality.set_ylim(0, 1)
     changes.set_ylim(0, 105)
     changes.set_xlim(0.5, max(len(split.layers) - 0.5, 1.5))
@@ -223,22 +226,35 @@ def split_figure(split: SplitMatching) -> Figure:
 _FIELDS = (("cost_total", "weighted sum"), ("cost_class", "class"), ("cost_l1", "L1"), ("cost_giou", "GIoU"))
 
 
-def curve_figure(runs: Sequence[RunMatching], *, two_stage: bool) -> Figure:
-    """DN-DETR's instability over training, a line per run, and the share of truths that moved."""
-    figure = new_figure(8.2, 3.2)
-    left, right = figure.subplots(1, 2)
-    for run, (colour, style, marker) in zip((run for run in runs if run.steps), LINES * 9, strict=False):
-        splits = run.checkpoints[1:]
-        epochs = [split.epoch if split.epoch is not None else place for place, split in enumerate(splits, 2)]
-        values = [step.by_token if two_stage else step.instability for step in run.steps]
-        left.plot(epochs, values, color=colour, linestyle=style, marker=marker, label=run.title)
-        left.axhline(run.steps[-1].most, color=MUTED, linewidth=0.8, linestyle=":")
-        moved = [100 * or_nan(step.moved.all.value) for step in run.steps]
-        right.plot(epochs, moved, color=colour, linestyle=style, marker=marker, label=run.title)
-    how = "queries known by encoder token" if two_stage else "Li et al. 2022, section 3.1"
-    dress(left, f"instability per image\n({how}; dotted: the most there can be)", "epoch")
-    dress(right, "% of truths with another query\nthan one checkpoint before", "epoch")
-    for axes in (left, right):
+def curve_figure(runs: Sequence[RunMatching]) -> Figure:
+    """Over training, a line per run: DN-DETR's instability, truths that moved, and, of the last layer, what matched
+    pairs cost and the truths that some query finds.
+
+    Queries are known by encoder token, which is their slot where there is no second stage.
+    """
+    figure = new_figure(8.2, 6.0)
+    (unstable, moved), (costs, found) = figure.subplots(2, 2)
+    curves = [run for run in runs if run.steps]
+    timed = all(split.epoch is not None for run in curves for split in run.checkpoints)
+    for run, (colour, style, marker) in zip(curves, LINES * 9, strict=False):
+        at = [split.epoch if timed else n for n, split in enumerate(run.checkpoints, 1)]
+        last = [split.layers[-1].all if split.layers else None for split in run.checkpoints]
+        for axes, places, values in (
+            (unstable, at[1:], [step.by_token for step in run.steps]),
+            (moved, at[1:], [100 * or_nan(step.moved.all.value) for step in run.steps]),
+            (costs, at, [or_nan(None if terms is None else terms.cost_total) for terms in last]),
+            (found, at, [100 * or_nan(None if terms is None else terms.found) for terms in last]),
+        ):
+            axes.plot(places, values, color=colour, linestyle=style, marker=marker, label=run.title)
+        unstable.axhline(run.steps[-1].most, color=MUTED, linewidth=0.8, linestyle=":")
+    proposed = any(run.two_stage for run in curves)
+    how = "queries known by encoder token" if proposed else "Li et al. 2022, section 3.1"
+    below = "epoch" if timed else "checkpoint, as given"
+    dress(unstable, f"instability\n({how}; dotted: the most there can be)", below, beside="queries of an image")
+    dress(moved, "truths with another query\nthan one checkpoint before", below, beside="% of truths")
+    dress(costs, "matched pairs of the last layer", below, beside="cost (mean)")
+    dress(found, "truths that some query finds\n(its class, IoU 0.5)", below, beside="% of truths")
+    for axes in (unstable, moved, found):
         axes.set_ylim(bottom=0)
     return figure
 
@@ -274,7 +290,9 @@ def denoising_figure(denoising: DenoisingReport, shown: Sequence[Shown], categor
                 marker=marker,
                 label=name,
             )
-    dress(curves, f"{denoising.summary.rebuilt} noised truths of the split (means)", "decoder layer")
+    summary = denoising.summary
+    said = f"{summary.rebuilt} noised truths of {summary.images} images"
+    dress(curves, said, "decoder layer", beside="mean")
     curves.set_xticks(range(len(layers)), ticks)
     curves.set_ylim(0, 1.02)
     _draw_mask(mask, denoising.mask)

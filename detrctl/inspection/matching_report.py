@@ -48,13 +48,15 @@ class Weights:
 class RunMatching:
     """The checkpoints of one run in the order of training, and the steps between neighbours.
 
-    `denoising`: whether the model learns to put noised truths right.
+    `denoising`: whether the model learns to put noised truths right; `two_stage`: whether its queries are proposals,
+    so that a slot is but a rank.
     """
 
     name: str
     checkpoints: tuple[SplitMatching, ...]
     steps: tuple[Step, ...]
     denoising: bool = False
+    two_stage: bool = False
 
     @property
     def title(self) -> str:
@@ -140,6 +142,7 @@ def _run(run: RunMatching) -> dict[str, Any]:
     return {
         "name": run.name,
         "denoising": run.denoising,
+        "two_stage": run.two_stage,
         "checkpoints": [checkpoint(split) for split in run.checkpoints],
         "steps": [{k: v for k, v in asdict(step).items() if k != "per_image"} for step in run.steps],
     }

@@ -21,15 +21,23 @@ PICTURES_SHARE = 0.4
 """At most this part of the page's bytes are pictures; else they get smaller."""
 
 
-def fitting_json(report: MatchingReport) -> tuple[dict[str, Any], str]:
-    """The JSON and its page: with the 30 cheapest queries of each truth, or fewer if the page would pass 5 MB."""
+def fitting_page(report: MatchingReport) -> str:
+    """With the 30 cheapest queries of each truth, or fewer where the page would pass 5 MB; five make it as large as
+    the images that are shown ask for.
+    """
     pictures = picture_urls(report.shown)
     for cheapest in FEWER:
-        content = as_json(report, cheapest=cheapest)
-        page = make_page(content, pictures)
+        page = make_page(for_page(as_json(report, cheapest=cheapest)), pictures)
         if len(page.encode()) < LARGEST:
             break
-    return content, page
+    return page
+
+
+def for_page(content: dict[str, Any]) -> dict[str, Any]:
+    """Of the JSON what the page tells: of all checkpoints but the one that is shown only the steps between them."""
+    first, *others = content["runs"]
+    runs = [first | {"checkpoints": first["checkpoints"][-1:]}, *(run | {"checkpoints": []} for run in others)]
+    return content | {"runs": runs}
 
 
 def make_page(content: dict[str, Any], pictures: Sequence[str]) -> str:

@@ -63,10 +63,12 @@ def cell_axes(axes: Axes) -> None:
         spine.set_visible(False)
 
 
-def dress(axes: Axes, title: str, below: str, *, whole_numbers: bool = True) -> None:
-    """Of curves; `below` names the x axis, which `whole_numbers` ticks at these only."""
+def dress(axes: Axes, title: str, below: str, *, beside: str = "", whole_numbers: bool = True) -> None:
+    """Of curves; `below` names the x axis, which `whole_numbers` ticks at these only, and `beside` the y axis."""
     axes.set_title(title, fontsize=9, color=INK)
     axes.set_xlabel(below, fontsize=8, color=INK)
+    if beside:
+        axes.set_ylabel(beside, fontsize=8, color=INK)
     if whole_numbers:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=GRID, linewidth=0.7)

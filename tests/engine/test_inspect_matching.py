@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,6 +97,32 @@ def test_pairs_are_those_that_training_would_make(tmp_path, data):
         rows = [row for row in report.rows["run"] if row.image_id == 11 and row.layer == meeting.layer]
         pairs = zip(meeting.assignment.truth.tolist(), meeting.assignment.query.tolist(), strict=True)
         assert {(row.truth, row.query) for row in rows} == set(pairs)
+
+
+def test_each_checkpoint_sees_the_images_at_its_own_size(tmp_path, data):
+    first = save_run(tmp_path / "first", data, "detr")
+    second = save_run(tmp_path / "second", data, "detr")
+    file = second / "checkpoints" / "best.pt"
+    checkpoint = load(file)
+    view = {
+        "eval_size": 2 * checkpoint.recipe.data.eval_size,
+        "eval_max_size": 2 * checkpoint.recipe.data.eval_max_size,
+    }
+    larger = checkpoint.recipe.model_copy(update={"data": checkpoint.recipe.data.model_copy(update=view)})
+    save(replace(checkpoint, recipe=larger), file)
+    both = look(first, second)
+    alone = look(second)
+    assert both.runs[1].checkpoints[0].layers == alone.runs[0].checkpoints[0].layers
+    assert both.runs[0].checkpoints[0].layers != alone.runs[0].checkpoints[0].layers
+
+
+def test_files_that_lie_in_no_run_are_not_taken_for_one(tmp_path, data):
+    run = save_run(tmp_path / "run", data, "detr")
+    (tmp_path / "weights").mkdir()
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / "weights" / name).write_bytes((run / "checkpoints" / "best.pt").read_bytes())
+    found = find_sources([tmp_path / "weights" / "a.pt", tmp_path / "weights" / "b.pt"], None)
+    assert [[source.name for source in one] for one in found] == [["a"], ["b"]]
 
 
 def test_a_run_folder_stands_for_the_checkpoints_of_its_epochs_in_their_order(tmp_path, data):

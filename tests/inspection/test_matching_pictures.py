@@ -14,7 +14,7 @@ CATEGORIES = Categories(("cat", "dog"), (1, 2))
 MATCHER = Matcher(probability_cost, class_weight=1.0, l1=5.0, giou=2.0)
 
 
-def matching(queries=40):
+def matching(queries=40, truths=3):
     generator = torch.Generator().manual_seed(0)
     layers = tuple(
         Predictions(
@@ -24,8 +24,8 @@ def matching(queries=40):
         for _ in range(2)
     )
     memory = Tokens(torch.zeros(1, 0, 4), torch.zeros(1, 0, 4), torch.zeros(1, 0).bool(), (), torch.ones(1))
-    boxes = torch.rand(3, 4, generator=generator) * 0.4 + 0.2
-    targets = [Targets(torch.tensor([0, 1, 0]), Cxcywh(boxes), 7)]
+    boxes = torch.rand(truths, 4, generator=generator) * 0.4 + 0.2
+    targets = [Targets(torch.arange(truths) % 2, Cxcywh(boxes), 7)]
     (image,) = match_batch(DetectorOutput(layers, memory), targets, torch.tensor([[48, 64]]), MATCHER, num_classes=2)
     return image
 
@@ -55,6 +55,16 @@ def test_columns_hold_every_chosen_query_and_no_more_than_can_be_read():
     assert len(columns) == 16
     assert {query for layer in image.layers for query in layer.matched.tolist()} <= set(columns)
     assert shown_queries(matching(queries=4)) == [0, 1, 2, 3]
+
+
+def test_of_a_crowd_the_heat_maps_show_as_many_truths_as_can_be_read_and_say_so():
+    image = matching(queries=300, truths=250)
+    figure = cost_figure(image, CATEGORIES)
+    assert max(figure.get_size_inches()) * 160 < 16_000  # a picture's pixels, of 65,535 that can be drawn
+    assert "the first 40 of 250 truths" in figure.get_supxlabel()
+    assert figure.axes[0].images[0].get_array().shape == (40, len(shown_queries(image)))
+    last = image.layers[-1].matched[:40].tolist()
+    assert set(last) <= set(shown_queries(image))
 
 
 def test_labels_of_boxes_in_one_place_do_not_cover_each_other():

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from detrctl.boxes import Cxcywh
 from detrctl.inspection.instability import between_checkpoints
 from detrctl.inspection.matching import match_batch, match_rows
 from detrctl.inspection.matching_report import MatchingReport, RunMatching, Shown, Weights, as_json
-from detrctl.inspection.report import LARGEST, fitting_json, make_page, picture_urls
+from detrctl.inspection.report import LARGEST, fitting_page, for_page, make_page, picture_urls
 from detrctl.inspection.split_matching import summarise
 from detrctl.losses.matcher import Matcher, focal_cost
 from detrctl.structures import Categories, DetectorOutput, Predictions, Targets, Tokens
@@ -47,8 +48,9 @@ def embedded(page, name):
 
 
 def test_the_page_holds_the_json_itself_and_asks_for_nothing_outside():
-    content, page = fitting_json(a_report())
-    assert embedded(page, "data") == json.loads(json.dumps(content))
+    report = a_report()
+    page = fitting_page(report)
+    assert embedded(page, "data") == json.loads(json.dumps(for_page(as_json(report))))
     assert len(embedded(page, "pictures")) == 2
     assert "default-src 'none'" in page
     assert set(re.findall(r"https?://[^\"'\s]+", page)) == {"http://www.w3.org/2000/svg"}  # a namespace, not an address
@@ -57,13 +59,26 @@ def test_the_page_holds_the_json_itself_and_asks_for_nothing_outside():
 
 def test_a_page_of_20_crowded_images_is_under_5_mb_with_fewer_queries_listed_if_need_be():
     report = a_report(images=20, truths=60, queries=300, side=(480, 640))
-    content, page = fitting_json(report)
+    page = fitting_page(report)
+    content = embedded(page, "data")
     assert len(page.encode()) < LARGEST
     assert content["cheapest"] < 30
     assert as_json(report)["cheapest"] == 30
     for image in content["images"]:
         for layer in image["layers"]:
             assert all(str(truth["query"]) in layer["queries"] for truth in layer["truths"])
+
+
+def test_of_many_checkpoints_the_page_holds_the_steps_and_only_the_last_one_in_full():
+    report = a_report()
+    (run,) = report.runs
+    many = replace(run, checkpoints=run.checkpoints[:1] * 300, steps=run.steps * 299)
+    page = fitting_page(replace(report, runs=(many, replace(many, name="other"))))
+    assert len(page.encode()) < LARGEST
+    first, other = embedded(page, "data")["runs"]
+    assert (len(first["checkpoints"]), len(other["checkpoints"])) == (1, 0)
+    assert (len(first["steps"]), len(other["steps"])) == (299, 299)
+    assert embedded(page, "data")["cheapest"] == 30
 
 
 # ---- in a real browser ----
@@ -130,6 +145,62 @@ def test_a_truth_and_a_query_are_also_chosen_by_pointing_at_their_rows(made):
     query = told["table"][4][0]
     assert page.run("Number(document.querySelector('#overlay .query').dataset.query)") == query
     assert page.errors == []
+
+
+def test_a_truth_is_chosen_in_the_picture_by_pointing_by_clicking_and_by_the_tab_key(made):
+    page, content = made
+    told = content["images"][0]["layers"][LAYERS - 1]["truths"]
+    page.hover('.truth-group[data-truth="2"] .tag')
+    under = page.run("document.querySelector('.truth-group.chosen').dataset.truth")
+    assert highlighted(page)["queries"] == [told[int(under)]["query"]] * 3
+    page.run("document.querySelector('.truth-group[data-truth=\"1\"]').dispatchEvent(new MouseEvent('click'))")
+    assert highlighted(page)["queries"] == [told[1]["query"]] * 3
+    page.run("document.querySelector('.truth-group').focus()")
+    seen = [highlighted(page)["truths"][0]]
+    for _ in told[1:]:
+        page.press("Tab")
+        seen.append(highlighted(page)["truths"][0])
+    assert sorted(seen) == list(range(len(told)))
+    assert page.errors == []
+
+
+def test_the_row_of_the_match_or_the_runner_up_is_marked_by_pointing_at_its_box(made):
+    page, content = made
+    page.run("document.getElementById('picture').scrollIntoView({block: 'center'})")
+    marked = 0
+    for truth, told in enumerate(content["images"][0]["layers"][LAYERS - 1]["truths"]):
+        page.run(f"document.querySelector('.truth-group[data-truth=\"{truth}\"]').focus()")
+        for query, role in ((told["query"], "match"), (told["runner_up"], "runner-up")):
+            row = f"document.querySelector('#costs tr[data-query=\"{query}\"]')"
+            assert page.run(f"{row}.lastChild.textContent") == role
+            place = page.run(
+                f"""(() => {{
+                    const line = document.querySelector('#overlay .edge[data-query="{query}"]');
+                    const box = line.getBoundingClientRect(), x = box.x + 1, y = box.y + box.height / 2;
+                    return document.elementFromPoint(x, y) === line ? [x, y] : null; }})()"""
+            )
+            if place is not None:
+                page.hover_at(1, 1)
+                page.hover_at(*place)
+                assert page.run(f"{row}.classList.contains('pointed')")
+                marked += 1
+    assert marked >= 2
+    assert page.errors == []
+
+
+def test_a_dark_page_is_light_letters_on_a_dark_ground(made):
+    page, _ = made
+    browser = find_browser()
+    shade = """(() => {
+        const style = getComputedStyle(document.body);
+        const light = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).reduce((sum, x) => sum + Number(x), 0);
+        return [light(style.backgroundColor), light(style.color)]; })()"""
+    ground, ink = page.run(shade)
+    assert ground > ink
+    with Page(browser, page.run("location.href"), dark=True) as dark:
+        ground, ink = dark.run(shade)
+        assert ground < ink
+        assert dark.errors == []
 
 
 def test_a_query_is_chosen_by_pointing_at_its_box_in_the_picture(made):

@@ -70,11 +70,14 @@
 
   // What is drawn anew, or scrolled, under a pointer at rest is entered too. Only a pointer that moved means it.
   let pointer = null;
-  const whereabouts = (event) => `${event.screenX} ${event.screenY}`;
-  document.addEventListener("pointermove", (event) => { pointer = whereabouts(event); }, true);
+  const remember = (event) => { pointer = [event.clientX, event.clientY]; };
+  const rests = (event) => pointer && Math.hypot(event.clientX - pointer[0], event.clientY - pointer[1]) < 2;
+  document.addEventListener("pointermove", remember, true);
   function onPointing(element, action) {
     element.addEventListener("pointerenter", (event) => {
-      if (whereabouts(event) !== pointer) action();
+      if (rests(event)) return;
+      remember(event); // an element that is drawn anew now never hears of the move
+      action();
     });
   }
 
@@ -106,6 +109,7 @@
       tabindex: 0, role: "button", "aria-label": label, "aria-pressed": String(chosen), "data-truth": index, "data-query": told.query,
     }, ...parts);
     group.addEventListener("focus", () => choose(index));
+    group.addEventListener("click", () => choose(index)); // what assistive technology sends
     onPointing(group, () => choose(index));
     return group;
   }
@@ -114,7 +118,7 @@
     const svg = byId("picture");
     const { width, height, truths } = image();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const back = draw("image", { href: pictures[state.image], width, height, preserveAspectRatio: "none" });
+    const back = draw("image", { href: pictures[state.image], width, height, preserveAspectRatio: "none", "aria-hidden": "true" });
     const order = truths.map((truth, index) => index).sort((a, b) => area(truths[b]) - area(truths[a]));
     svg.replaceChildren(back, ...order.map((index) => pairGroup(truths[index], index)), draw("g", { id: "overlay", "pointer-events": "none", "aria-hidden": "true" }));
     drawOverlay();
@@ -129,7 +133,10 @@
       if (byId("others").checked) {
         parts.push(...told.table.flatMap(([query]) => listed(query)));
       }
-      if (told.runner_up >= 0) parts.push(...outline("runner", queryBox(told.runner_up), { "data-query": told.runner_up }));
+      if (told.query >= 0) parts.push(edge("edge", told.query));
+      if (told.runner_up >= 0) {
+        parts.push(...outline("runner", queryBox(told.runner_up), { "data-query": told.runner_up }), edge("edge", told.runner_up));
+      }
       if (state.query !== null && layer().queries[state.query]) {
         parts.push(...outline("query", queryBox(state.query), { "data-query": state.query }));
       }
@@ -137,14 +144,14 @@
     overlay.replaceChildren(...parts);
   }
 
-  // A faint box, and a wider line that nobody sees to point at: its row in the table of costs is marked then.
-  function listed(query) {
-    const box = place(queryBox(query));
-    const line = draw("rect", { class: "line", ...box, "data-query": query });
+  // A wide line that nobody sees to point at: the query's row in the table of costs is marked then.
+  function edge(kind, query) {
+    const line = draw("rect", { class: kind, ...place(queryBox(query)), "data-query": query });
     onPointing(line, () => { point(query); bringRow(query); });
     line.addEventListener("pointerleave", () => point(null));
-    return [draw("rect", { class: "faint", ...box }), line];
+    return line;
   }
+  const listed = (query) => [draw("rect", { class: "faint", ...place(queryBox(query)) }), edge("line", query)];
 
   // Focus stays where it is, so nothing that can hold it is drawn anew here.
   function choose(index) {
@@ -200,7 +207,7 @@
       line.dataset.truth = index;
       line.tabIndex = 0;
       line.classList.toggle("chosen", index === state.truth);
-      line.addEventListener("focus", () => choose(index));
+      for (const event of ["focus", "click"]) line.addEventListener(event, () => choose(index));
       onPointing(line, () => choose(index));
     });
   }
@@ -239,7 +246,7 @@
 
   function tellCosts(told) {
     const answersFor = new Map(layer().truths.map((other, index) => [other.query, index]));
-    table(byId("costs"), `The ${told.table.length} cheapest queries for truth ${state.truth}`, [
+    table(byId("costs"), `Truth ${state.truth}: the ${data.cheapest} cheapest queries, and its match and runner-up`, [
       ["query", (row) => row[0], String],
       ["cost", (row) => row[4], number],
       ["class", (row) => row[1], number],
@@ -249,6 +256,7 @@
       ["says", (row) => className(layer().queries[row[0]][0]), null],
       ["score", (row) => layer().queries[row[0]][1], (value) => number(value, 2)],
       ["matched to", (row) => answersFor.get(row[0]) ?? null, (value) => (value === null ? "–" : `truth ${value}`)],
+      ["here", (row) => (row[0] === told.query ? "match" : row[0] === told.runner_up ? "runner-up" : "–"), null],
     ], told.table, (line, row) => {
       line.dataset.query = row[0];
       line.tabIndex = 0;
