@@ -1,6 +1,7 @@
 """`detrctl eval`: COCO scores of a checkpoint, or of a result file without a model."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -8,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from detrctl.cli import examination, options, render
-from detrctl.cli.checkpoints import RECIPE_HELP
 from detrctl.cli.sources import counted, filled, free_folder, say_files
 from detrctl.errors import DataError, DetrctlError
 from detrctl.evaluation.questions import Questions
@@ -70,7 +70,7 @@ def evaluate(
     annotations: Annotated[
         Path | None, typer.Option(metavar="FILE", help="COCO annotations to score --predictions against.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(metavar="RECIPE", help=RECIPE_HELP)] = None,
+    recipe: options.RecipeOrRandom = None,
     errors: Annotated[
         bool, typer.Option("--errors", help="Which kinds of mistakes cost how much AP50, and why (TIDE; seconds more).")
     ] = False,
@@ -94,18 +94,22 @@ def evaluate(
         typer.Option(help="From which score up answers count in the options above; default: that of the best F1."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="New folder for pictures; default: evaluation, evaluation-2, ...")
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder for what is asked; default: evaluation, evaluation-2, ..."),
     ] = None,
     picture_format: options.PictureFormat = "png",
-    pictures: Annotated[bool, typer.Option(help="Draw pictures for the options above.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Draw pictures beside the numbers of the options above.")] = True,
 ) -> None:
-    """The twelve COCO numbers and AP per class, of a checkpoint or of a COCO result file."""
+    """The twelve COCO numbers and AP per class, of a checkpoint or of a COCO result file.
+
+    What --errors, --layers, --nms, --confusion and --worst ask is told here, and as JSON, CSV and pictures in a folder.
+    """
     for file in (json_file, results):
         if file is not None:
             check_writable(file)
     questions = Questions(errors, layers, nms, confusion, worst or 0, score)
     _check_asked(questions, {"--score": score, "--out": out})
-    folder = _folder(questions, out) if pictures else None
+    folder = free_folder(out, name="evaluation") if questions else None
     if predictions is None and annotations is None:
         about, scores, found, pixels = _of_checkpoint(
             questions,
@@ -145,24 +149,40 @@ def evaluate(
     if found is not None:
         examination.tell(found)
         about |= found.as_dict()
-        if folder is not None:
-            with filled(folder) as part:
-                files = examination.write(found, part, picture_format=picture_format, pixels=pixels)
-            say_files(folder, files)
-            if worst and pixels is None:
-                render.say("no pictures of the worst images: say with --data DIR where the images are")
+    content = {**scores.as_dict(), **about}
     if json_file is not None:
-        write_json(json_file, {**scores.as_dict(), **about})
+        write_json(json_file, content)
+    if found is not None and folder is not None:
+        with filled(folder) as part:
+            files = _write(found, content, part, picture_format if pictures else None, pixels)
+        say_files(folder, files)
+        if pictures and worst and pixels is None:
+            render.say("no pictures of the worst images: say with --data DIR where the images are")
 
 
-def _folder(questions: Questions, out: Path | None) -> Path | None:
-    """Where the pictures go, free before the work starts; None where nothing is asked that has pictures."""
-    return free_folder(out, name="evaluation") if questions else None
+def _write(
+    found: "Examination",
+    content: dict[str, Any],
+    folder: Path,
+    picture_format: str | None,
+    pixels: Callable[[int], Any] | None,
+) -> list[Path]:
+    """The numbers first."""
+    from detrctl.evaluation.examination_tables import write_tables
+
+    files = [folder / "evaluation.json"]
+    write_json(files[0], content)
+    files += write_tables(found, folder)
+    if picture_format is not None:
+        files += examination.draw(found, folder, picture_format=picture_format, pixels=pixels)
+    return files
 
 
 def _check_asked(questions: Questions, options: dict[str, object]) -> None:
     """Options that say how to answer need a question."""
     given = [name for name, value in options.items() if value is not None]
+    if (score := questions.score) is not None and not math.isfinite(score):
+        raise DetrctlError(f"--score {score}: a number is needed")
     if given and not questions:
         raise DetrctlError(f"{', '.join(given)}: to what? Add --errors, --layers, --nms, --confusion or --worst N")
 
@@ -185,7 +205,10 @@ def _of_checkpoint(
     from detrctl.engine.evaluate import evaluate_checkpoint
     from detrctl.engine.examine import examine_checkpoint
 
-    path = chosen_checkpoint(ckpt)
+    random = ckpt is None and recipe is not None
+    path = None if random else chosen_checkpoint(ckpt)
+    if random:
+        render.say(f"recipe {recipe} with random weights")
     with render.progress("evaluating", "images") as heard:
         options: dict[str, Any] = {
             "data": data,
@@ -207,7 +230,7 @@ def _of_checkpoint(
     render.say(f"{done.data}, split {split}: {counts}, {done.seconds:.1f} s")
     if results is not None:
         write_json(results, done.results, indent=None)
-    about = {"checkpoint": str(path), "data": done.data, "split": split}
+    about = {"checkpoint": None if random else str(path), "recipe": recipe, "data": done.data, "split": split}
     return about, done.scores, looked.examination if looked else None, looked.pixels if looked else None
 
 

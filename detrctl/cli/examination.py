@@ -35,17 +35,11 @@ def tell(found: "Examination") -> None:
         _tell_worst(found.worst, found.score)
 
 
-def write(
-    found: "Examination", folder: Path, *, picture_format: str, pixels: Callable[[int], Any] | None
-) -> list[Path]:
-    """Figures, the confusion matrix as CSV, and, where images are at hand, pictures of the worst ones."""
+def draw(found: "Examination", folder: Path, *, picture_format: str, pixels: Callable[[int], Any] | None) -> list[Path]:
+    """Figures, and, where images are at hand, pictures of the worst ones."""
     from detrctl.inspection.evaluation_pictures import draw_examination
 
     files = draw_examination(found, folder, picture_format)
-    if found.confusion is not None:
-        table = folder / "confusion.csv"
-        found.confusion.write_csv(table)
-        files.append(table)
     if found.worst and pixels is not None:
         from detrctl.inspection.worst_pictures import draw_worst
 
@@ -115,16 +109,16 @@ def _tell_causes(causes: "Causes") -> None:
         render.say(f"  {row.name}: {MEANINGS[row.name]}")
     if causes.forgotten_at:
         told = ", ".join(f"layer {layer}: {count}" for layer, count in causes.forgotten_at.items())
-        render.say(f"forgotten ones were last found at {told}")
+        _say_wrapped(f"forgotten ones were last found at {told}")
     if causes.rank_needed is not None:
         render.say(f"half of those cut off rank {causes.rank_needed} or better among all answers of their image")
     if causes.pairs:
         queries = "queries (ranks of proposals)" if causes.ranked else "queries"
-        render.say(f"{queries} that repeat another one (kept + repeats, how often):")
-        render.say("  " + ", ".join(f"{kept} + {other}: {times}" for kept, other, times in causes.pairs[:PAIRS_TOLD]))
+        told = ", ".join(f"{kept} + {other}: {times}" for kept, other, times in causes.pairs[:PAIRS_TOLD])
+        _say_wrapped(f"{queries} that repeat another one (kept + repeats, how often): {told}")
     if causes.since:
         told = ", ".join(f"layer {layer}: {count}" for layer, count in causes.since.items())
-        render.say(f"both answer about the object from {told}")
+        _say_wrapped(f"both answer about the object from {told}")
 
 
 # ---- NMS ----
@@ -140,8 +134,7 @@ def _tell_suppression(study: "Suppression") -> None:
     columns = ("answers of", "NMS at", "AP", "AP50", "per image", "duplicates", "sure")
     render.table(columns, [_suppressed(row) for row in told])
     for sentence in sentences(study):
-        for line in wrapped(sentence):
-            render.say(line)
+        _say_wrapped(sentence)
 
 
 def _suppressed(row: "Suppressed") -> tuple[str, ...]:
@@ -222,6 +215,11 @@ def _tell_worst(images: Sequence["WorstImage"], score: float) -> None:
 
 def number(value: float | None, *, places: int = 3) -> str:
     return "-" if value is None else f"{value:.{places}f}"
+
+
+def _say_wrapped(text: str) -> None:
+    for line in wrapped(text):
+        render.say(line)
 
 
 def wrapped(text: str, width: int = 80) -> list[str]:

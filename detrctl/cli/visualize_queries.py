@@ -20,6 +20,7 @@ ROWS = 20
 """Queries in the terminal's table; all of them are in queries.csv."""
 
 WIDTH = 80
+MOST_QUERIES = 1_000_000
 
 
 def visualize_queries(
@@ -116,6 +117,8 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise DetrctlError(f"--queries {text}: numbers such as 0,5,7 or 3-6 are needed")
+        if int(last or first) > MOST_QUERIES:
+            raise DetrctlError(f"--queries {text}: no model has so many queries")
         found.update(dict.fromkeys(range(int(first), int(last or first) + 1)))
     if not found:
         raise DetrctlError(f"--queries {text}: numbers such as 0,5,7 or 3-6 are needed")

@@ -11,15 +11,25 @@ import torch
 from torch import nn
 
 from detrctl.data.check import listed
-from detrctl.engine.build import DataSplit, build_data, evaluation_loader, learner_from, require_trust, with_data
-from detrctl.engine.checkpoint import find_checkpoint
+from detrctl.engine.build import (
+    DataSplit,
+    build_data,
+    build_learner,
+    evaluation_loader,
+    learner_from,
+    require_trust,
+    with_data,
+)
+from detrctl.engine.checkpoint import Checkpoint, find_checkpoint
 from detrctl.engine.distributed import Alone, Processes, choose_device, connected, precision_of_use
 from detrctl.engine.open_weights import open_weights
+from detrctl.engine.state import seed_everything
 from detrctl.errors import DataError, DetrctlError, NonFiniteError
 from detrctl.evaluation.coco_metrics import CocoScores, score
 from detrctl.evaluation.ground_truth import GroundTruth
 from detrctl.evaluation.results import Result, coco_results
 from detrctl.families.learner import Learner
+from detrctl.recipe.load import load_recipe
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Batch, Categories, Detections, ImageBatch
 from detrctl.weights.classes import is_unused
@@ -108,14 +118,19 @@ def evaluate_checkpoint(
 ) -> Evaluation:
     """Scores a checkpoint file or a run folder (default: the newest run) on a labelled split, as training does.
 
-    An official or Hugging Face file is one as well; `recipe` says which it is of where it cannot tell (DC5).
+    An official or Hugging Face file is one as well; `recipe` says which it is of where it cannot tell (DC5). `recipe`
+    alone is its model with random weights.
     `data` is a dataset folder or `shapes` (default: the one that it was trained on), `limit` takes the first images
     only. `batch_size` and `max_dets` are the recipe's by default. Before the model is built, `on_oddities` hears what
     is odd about the split, a line each; `on_learner`, which may watch the model from then on, hears what is about to
     be scored, and the results then name their queries; `on_progress` hears the images done, and all of them.
     """
-    opened = open_weights(find_checkpoint(None if ckpt is None else Path(ckpt)), recipe=recipe)
-    checkpoint = opened.checkpoint
+    if ckpt is None and recipe is not None:
+        checkpoint, remarks = random_checkpoint(recipe, data=data, split=split), tuple[str, ...]()
+        trust = True  # what a recipe names, whoever gives it means
+    else:
+        opened = open_weights(find_checkpoint(None if ckpt is None else Path(ckpt)), recipe=recipe)
+        checkpoint, remarks = opened.checkpoint, opened.notes
     setting, where = with_data(checkpoint.recipe, data), choose_device(device)
     precision, notes = precision_of_use(setting.train.precision, where)
     require_trust(setting, trust=trust)  # without --data it can name a dataset class, too
@@ -147,7 +162,16 @@ def evaluate_checkpoint(
         )
         unread = sorted({file for files in processes.gather(part.unread()) for file in files})
     lost = (f"image files that could not be read, left out of the scores: {listed(unread)}",) if unread else ()
-    return replace(done, notes=opened.notes + notes + done.notes + lost, data=setting.data.root or "the recipe's data")
+    return replace(done, notes=remarks + notes + done.notes + lost, data=setting.data.root or "the recipe's data")
+
+
+def random_checkpoint(recipe: str, *, data: str | None, split: str) -> Checkpoint:
+    """A recipe's model as training from scratch begins it, for the classes of a split; for teaching."""
+    setting = with_data(load_recipe(recipe).recipe, data)
+    categories = build_data(setting, split).categories
+    seed_everything(setting.train.seed)
+    learner = build_learner(setting, categories, pretrained=False)
+    return Checkpoint(setting, categories, learner.network.state_dict())
 
 
 def _score_once(

@@ -109,13 +109,14 @@ def inspect_queries(
     for images, targets in batches(model, part, wish.batch_size):
         with torch.no_grad():
             output = model.learner.network(images)
-        _require_queries_of(setting.recipe, choice, output.final.boxes.shape[1])
+        _require_queries_of(choice, max(output.final.boxes.shape[1], getattr(setting.recipe.model, "queries", 0)))
         found = _detections(model, output.final, images)
         assignment = _criterion(model).matcher(output.final, targets, where="the last decoder layer")
         on_progress(collector.add(output.final, found, assignment, output.proposals), part.images)
     if not collector.images:
         raise DataError("nothing to look at: the split has no image that can be read")
     records = collector.records()
+    _require_queries_of(choice, records.queries)  # in two stages small images may all have fewer than the recipe says
     chosen, chosen_as = choice.of(records)
     network = model.learner.network
     return QueryReport(
@@ -206,9 +207,7 @@ def _categories_without_checkpoint(setting: Setting, wish: Wish) -> tuple[Catego
     )
 
 
-def _require_queries_of(recipe: Recipe, choice: Choice, there: int) -> None:
-    """An image may have fewer than the recipe says (two stages), or more (patterns)."""
-    known = max(there, getattr(recipe.model, "queries", 0))
+def _require_queries_of(choice: Choice, known: int) -> None:
     wrong = [query for query in choice.queries or () if query >= known]
     if wrong:
         raise DetrctlError(f"--queries {wrong[0]}: this model has queries 0 to {known - 1}")

@@ -64,8 +64,8 @@ def _loss_figure(rows: Sequence[Row], title: str) -> Figure:
         _line(terms, epochs, [row["losses"].get(name) for row in rows], colour, style, name)
     of_rcnn = RCNN_TERMS.keys() & rows[0]["losses"].keys()
     said = "its terms, unweighted" + ("" if of_rcnn else ", last decoder layer")
-    _dress(total, f"{title}: training loss")
-    _dress(terms, said)
+    _dress(total, f"{title}: training loss", "loss")
+    _dress(terms, said, "loss")
     terms.set_xlabel("epoch")
     return figure
 
@@ -90,7 +90,7 @@ def _score_figure(rows: Sequence[Row], title: str) -> Figure:
             weight="bold",
         )
     axes.set_ylim(bottom=0)
-    _dress(axes, f"{title}: validation scores")
+    _dress(axes, f"{title}: validation scores", "AP")
     axes.set_xlabel("epoch")
     return figure
 
@@ -106,10 +106,10 @@ def _share_figure(rows: Sequence[Row], title: str) -> Figure:
     panels = figure.subplots(2 if len(layers) > 1 else 1, 1, sharex=True, squeeze=False)[:, 0]
     epochs = [row["epoch"] for row in rows]
     _stack(panels[0], epochs, rows, terms, [_term_look(name) for name in terms])
-    _title(panels[0], f"{title}: share of each loss in the total, as weighted")
+    _title(panels[0], f"{title}: share of each loss in the total, as weighted", "% of the loss")
     if len(layers) > 1:
         _stack(panels[1], epochs, rows, layers, _layer_looks(list(layers)))
-        _title(panels[1], "the same by layer")
+        _title(panels[1], "the same by layer", "% of the loss")
     panels[-1].set_xlabel("epoch")
     return figure
 
@@ -167,7 +167,6 @@ def _stack(
     for band, (colour, opacity, hatch) in zip(bands, looks, strict=True):
         band.set(facecolor=(*to_rgb(colour), opacity), hatch=hatch, edgecolor="white", linewidth=0.4)
     axes.set_ylim(0, 100)
-    axes.set_ylabel("% of the loss", color=MUTED)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles[::-1],
@@ -195,7 +194,7 @@ def _matching_figure(train: Sequence[Row], evaluated: Sequence[Row], title: str)
         for stage, (colour, _, hatch) in zip(stages, _layer_looks(stages), strict=True):
             style = ":" if hatch else "-"
             _line(axes, epochs, [_costs(row).get(stage) for row in train], colour, style, stage)
-        _title(axes, f"{title}: cost of a matched pair, by layer")
+        _title(axes, f"{title}: cost of a matched pair, by layer", "cost")
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
         axes.set_xlabel("epoch")
     if steady:
@@ -213,7 +212,8 @@ def _instability_panel(axes: Axes, rows: Sequence[Row]) -> None:
     _line(axes, epochs, [row["matching"].get("by_token") for row in rows], BLUE, "-", "queries by encoder token")
     _line(axes, epochs, [row["matching"]["most"] for row in rows], MUTED, ":", "the most there can be")
     axes.set_ylim(bottom=0)
-    _dress(axes, "matching of validation images: queries per image with another truth\nthan at the evaluation before")
+    said = "matching of validation images: queries with another truth\nthan at the evaluation before"
+    _dress(axes, said, "queries of an image")
     axes.set_xlabel("epoch")
 
 
@@ -255,15 +255,17 @@ def _figure(height: float) -> Figure:
     return figure
 
 
-def _dress(axes: Axes, title: str) -> None:
+def _dress(axes: Axes, title: str, beside: str) -> None:
     dress(axes, title)
+    axes.set_ylabel(beside, color=MUTED)
     handles, _ = axes.get_legend_handles_labels()
     if len(handles) > 1:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK, ncols=2)
 
 
-def _title(axes: Axes, title: str) -> None:
+def _title(axes: Axes, title: str, beside: str) -> None:
     dress(axes, title)
+    axes.set_ylabel(beside, color=MUTED)
     axes.margins(x=0)
 
 

@@ -37,6 +37,8 @@ MOST_CLASSES = 40
 VIEW_INCHES, PIXELS = 1.9, 400
 """The width of a picture, and the longer side that it is drawn with."""
 
+ROWS_A_PAGE = 20
+
 LABELLED = 12
 """Where an image has more boxes, their names would hide it: the colours are explained below the mosaic then."""
 
@@ -51,8 +53,9 @@ def draw_report(report: DataReport, categories: Categories, folder: Path, file_f
             "aspects": aspects_figure(report.facts),
         }
     figures["boxes-per-image"] = per_image_figure(report.facts)
-    if report.shown:
-        figures["samples"] = samples_figure(report.shown, categories)
+    for page, first in enumerate(range(0, len(report.shown), ROWS_A_PAGE), 1):
+        rows = report.shown[first : first + ROWS_A_PAGE]
+        figures["samples" if page == 1 else f"samples-{page}"] = samples_figure(rows, categories)
     return [save(figure, folder / f"{name}.{file_format}") for name, figure in figures.items()]
 
 

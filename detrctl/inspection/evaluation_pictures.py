@@ -139,7 +139,7 @@ def _by_layer(axes: Axes, study: Suppression) -> None:
             values = [or_nan(getattr(pair[which], attribute)) for pair in study.pairs]
             axes.plot(depth, values, style, color=colour, marker=marker, markerfacecolor=fill, label=f"{name}{text}")
     axes.set_ylim(0, _head_room([row.ap50 for row in study.layers]))
-    dress(axes, "by decoder layer, without and with NMS", "decoder layer")
+    dress(axes, "without and with NMS", "decoder layer", beside="AP")
     _legend_on_top(axes)
 
 
@@ -156,7 +156,7 @@ def _duplicates_by_layer(axes: Axes, study: Suppression) -> None:
         values = [or_nan(getattr(row, attribute)) for row in plain]
         axes.plot(depth, values, style, color=colour, marker=marker, label=text)
     axes.set_ylim(0, max([0.1, *(row.duplicates or 0.0 for row in plain)]) * 1.3)
-    dress(axes, "duplicates per truth, without NMS", "decoder layer")
+    dress(axes, "duplicates, without NMS", "decoder layer", beside="per truth")
 
 
 def _by_threshold(axes: Axes, study: Suppression) -> None:
@@ -168,7 +168,8 @@ def _by_threshold(axes: Axes, study: Suppression) -> None:
         axes.axhline(or_nan(getattr(study.plain, attribute)), color=colour, linewidth=1.4, label=f"{name}, none")
     axes.set_ylim(0, _head_room([row.ap50 for row in study.last]))
     axes.invert_xaxis()
-    dress(axes, "NMS on the answers", "IoU above which NMS removes (stricter to the right)", whole_numbers=False)
+    below = "IoU above which NMS removes (stricter to the right)"
+    dress(axes, "NMS on the answers", below, beside="AP", whole_numbers=False)
     _legend_on_top(axes)
 
 
@@ -192,7 +193,7 @@ def _false_per_image(axes: Axes, scores: ScoreReport) -> None:
         axes.set_yscale("log")
         axes.set_ylim(max(1e-3, 0.3 / max(1.0, len(curve.score))), None)
     _score_axis(axes, curve.score)
-    dress(axes, "false positives per image", "score threshold", whole_numbers=False)
+    dress(axes, "false positives", "score threshold", beside="per image", whole_numbers=False)
 
 
 def _precision_recall(axes: Axes, scores: ScoreReport) -> None:
@@ -204,8 +205,7 @@ def _precision_recall(axes: Axes, scores: ScoreReport) -> None:
         axes.plot(best.recall, best.precision, "s", color=ORANGE, label=f"best F1, at score {best.score:.2f}")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.04)
-    axes.set_ylabel("precision", fontsize=8)
-    dress(axes, "precision and recall, all classes", "recall (IoU 0.5)", whole_numbers=False)
+    dress(axes, "precision and recall, all classes", "recall (IoU 0.5)", beside="precision", whole_numbers=False)
 
 
 def _f1(axes: Axes, scores: ScoreReport) -> None:
@@ -225,7 +225,7 @@ def _f1(axes: Axes, scores: ScoreReport) -> None:
         )
     axes.set_ylim(0, 1.18)
     _score_axis(axes, curve.score)
-    dress(axes, "F1 against score, all classes", "score threshold", whole_numbers=False)
+    dress(axes, "F1 against score, all classes", "score threshold", beside="F1 and its parts", whole_numbers=False)
 
 
 def _score_axis(axes: Axes, score: np.ndarray) -> None:
@@ -244,14 +244,14 @@ def _reliability(axes: Axes, scores: ScoreReport) -> None:
             [or_nan(one.right) for one in bins],
             width=0.092,
             color=SKY,
-            label=f"share right (ECE {calibration.error:.3f})",
+            label=f"answers (ECE {calibration.error:.3f})",
         )
         axes.plot([or_nan(one.score) for one in bins], [or_nan(one.right) for one in bins], "o", ms=3.5, color=BLUE)
         for one in bins:
             axes.text(one.low + 0.05, 1.04, _short(one.count), fontsize=6, ha="center", color=INK)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.36)
-    dress(axes, "calibration (numbers: answers)", "score", whole_numbers=False)
+    dress(axes, "calibration (numbers: answers)", "score", beside="share that is right", whole_numbers=False)
 
 
 def _short(count: int) -> str:

@@ -93,16 +93,17 @@ def layers_figure(report: LookReport) -> Figure:
             draw_box(axes, box, (height, width), colour, "-", float(line), rim=number == 0)
         axes.set_title(title, fontsize=9, color=INK)
     _curve(scores, [layer.score for layer in layers], colours)
-    dress(scores, "score of the best class", "")
+    dress(scores, "score of the best class", "", beside="score")
     _label_layers(scores, [report.categories.names[layer.label] for layer in layers])
     _curve(overlaps, [layer.overlap for layer in layers], colours)
-    dress(overlaps, "IoU with the last layer's box", "decoder layer")
+    dress(overlaps, "overlap with the last layer's box", "decoder layer", beside="IoU")
     _layer_bar(figure, panels, len(layers))
     figure.suptitle(title_of(report), fontsize=10, color=INK)
     explain(
         figure,
         "Solid: the box that each decoder layer answers with, later ones thinner. "
-        + _words_of_start(report.look.starts),
+        + _words_of_start(report.look.starts)
+        + (" Queries are numbered by rank of their proposals, since a slot has no place of its own." * report.by_rank),
     )
     return figure
 
@@ -401,14 +402,13 @@ def _tell_starts_apart(axes: Axes, starts: Starts, query: int) -> None:
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.set_box_aspect(1)
-        axes.set_ylabel("height, fraction of the image's", fontsize=8, color=INK)
-        dress(axes, "sizes of the anchors", "width, fraction of the image's", whole_numbers=False)
+        below, beside = "width, fraction of the image's", "height, fraction of the image's"
+        dress(axes, "sizes of the anchors", below, beside=beside, whole_numbers=False)
         return
     axes.plot(starts.scores, color=BLUE, linewidth=1.3)
     axes.scatter(query, starts.scores[query], s=60, color=ORANGE, marker="+", linewidths=2, zorder=4)
     axes.set_ylim(0, max(1.05 * float(starts.scores.max()), 0.01))
-    axes.set_ylabel("the encoder's score", fontsize=8, color=INK)
-    dress(axes, "scores of the proposals", "query, by rank")
+    dress(axes, "scores of the proposals", "query, by rank", beside="the encoder's score")
 
 
 def _heavy_points(look: Looked) -> np.ndarray:

@@ -75,6 +75,16 @@ def test_queries_are_chosen_by_number_by_use_or_all(tmp_path, data):
         inspect_queries(run, wish=Wish(device="cpu"), choice=Choice((0, 5)))
 
 
+def test_a_query_that_no_image_has_is_refused_in_one_line(tmp_path, data):
+    """In two stages an image has no more queries than tokens, whatever the recipe says."""
+    about = {"root": str(data), "eval_size": 32, "eval_max_size": 48, "workers": 0}
+    setting = Recipe.model_validate({"model": SIZES | VARIANTS["two-stage"] | {"queries": 90}, "data": about})
+    weights = build_learner(setting, CATEGORIES).network.state_dict()
+    save(Checkpoint(setting, CATEGORIES, weights), tmp_path / "run" / "checkpoints" / "best.pt")
+    with pytest.raises(DetrctlError, match=r"^--queries 89: this model has queries 0 to \d\d$"):
+        inspect_queries(tmp_path / "run", wish=Wish(device="cpu"), choice=Choice((0, 89)))
+
+
 def test_a_detection_is_its_query_and_a_point_is_told_in_pixels_or_fractions(tmp_path, data):
     run = save_run(tmp_path / "run", data, "deformable")
     (result,) = load(run, device="cpu").predict(photo(data), score=0.0)

@@ -53,6 +53,7 @@ def test_the_nms_figure_has_panels_by_layer_only_where_there_are_layers():
     assert len(axes) == 8
     assert [ax.get_title()[:3] for ax in axes] == [f"({letter})" for letter in "abcdefgh"]
     assert all(ax.get_xlabel() for ax in axes)
+    assert all(ax.get_ylabel() for ax in axes[:-1])  # the last one's are the classes' names
     lines = {line.get_label(): line.get_ydata().tolist() for line in axes[0].lines}
     assert lines["AP"] == [pair[0].ap for pair in layered.suppression.pairs]
     assert lines["AP50, NMS at 0.5"] == [pair[1].ap50 for pair in layered.suppression.pairs]
