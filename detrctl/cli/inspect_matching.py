@@ -289,7 +289,7 @@ def _tell_sentences(report: "MatchingReport") -> None:
     )
     if main.truths:
         different = ", ".join(f"{size} {len(times)}" for size, times in main.use.by_size.items())
-        render.say(f"Different queries, by the size of what they answer for: {different}.")
+        render.say(f"Different queries that answer, by size of object: {different}.")
         render.say(f"Truths that no query finds: {len(main.hard)} of {main.truths}.")
     for row in main.hard[:HARD_SHOWN]:
         render.say(f"  image {row.image_id}, truth {row.truth}: {row.label}, {row.size}, best IoU {row.best_iou:.2f}")
