@@ -162,6 +162,16 @@ def _anchors_fit(smallest_anchor: float, stages: list[int], extra_levels: int, s
     )
 
 
+def _choice_learns(encoder: str, source: str) -> str | None:
+    """`source` as for `_anchors_fit`; heads that are the decoder's too learn there."""
+    if encoder != "none" or source not in ("proposals", "own"):
+        return None
+    return (
+        "encoder none: what proposes boxes and ranks them is never trained, so queries start from random choices; "
+        "all_proposals or selected_proposals would train it"
+    )
+
+
 def _options_need_own_backbone(options: dict[str, Any], name: str) -> str | None:
     if not options or ":" in name:
         return None
@@ -378,6 +388,10 @@ RULES = (
     Rule(("train.batch_size", "train.accumulate", "train.processes"), _micro_batches_divide),
     Rule(("train.patience", "train.eval_every", "train.epochs"), _patience_can_act, Level.NOTE),
     Rule(("train.batch_size", "train.reference_batch_size", "train.scale_lr"), _rates_follow, Level.NOTE),
+    *(
+        Rule(("objective.encoder", source), _choice_learns, Level.NOTE)
+        for source in ("model.query_source", "model.proposal_heads")
+    ),
     Rule(("data.eval_square", f"{AUGMENT}.policy"), _shapes_agree, Level.NOTE),
     Rule(("data.eval_size", f"{AUGMENT}.sizes", f"{AUGMENT}.policy"), _scales_agree, Level.NOTE),
 )

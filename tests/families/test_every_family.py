@@ -1,16 +1,21 @@
 """What all detectors on the shared wiring promise, whatever their parts."""
 
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from detrctl.boxes import Cxcywh
 from detrctl.families.catalog import FAMILIES
 from detrctl.families.learner import Learner
 from detrctl.recipe import schema
 from detrctl.structures import DetectorOutput, ImageBatch, Targets
+
+from .small_networks import SHALLOW
 
 CLASSES, QUERIES = 5, 7
 SIZES: dict[str, Any] = {
@@ -45,12 +50,60 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "prediction_heads": "per_layer",
     },
 }
+DC5 = BACKBONE | {"name": "resnet50", "dilation": True}
+BUILDS: dict[str, dict[str, Any]] = {
+    "dab in patterns": {"family": "dab", "patterns": 2},
+    "dn in patterns": {"family": "dab", "patterns": 2, "denoising": {"kind": "grouped"}},
+    "detr dc5": {"family": "detr", "backbone": DC5},
+    "conditional dc5": {"family": "conditional", "backbone": DC5},
+    "deformable single-scale dc5": {"family": "deformable", "backbone": DC5 | {"stages": [5]}, "extra_levels": 0},
+    "detr on swin": {"family": "detr", "backbone": {"name": "swin_t", "frozen_stages": 0}},
+    "dino on swin": {"family": "dino", "backbone": {"name": "swin_t", "frozen_stages": 0}},
+    "dino on swin v2": {"family": "dino", "backbone": {"name": "swin_v2_t", "frozen_stages": 0}},
+    "dino on convnext": {"family": "dino", "backbone": {"name": "convnext_tiny", "frozen_stages": 0}},
+}
+"""Variants again, built of other parts, the networks among them with next to no blocks (`shallow`)."""
+ALL = VARIANTS | BUILDS
 
 
-def build(name: str, *, num_classes: int = CLASSES, **sizes: int) -> Learner:
-    recipe = schema.Recipe.model_validate({"model": {"backbone": BACKBONE, **SIZES, **VARIANTS[name], **sizes}})
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for table, name, network in SHALLOW:
+        monkeypatch.setitem(table, name, network)
+
+
+def build(name: str, *, num_classes: int = CLASSES, **sizes: Any) -> Learner:
+    recipe = schema.Recipe.model_validate({"model": {"backbone": BACKBONE, **SIZES, **ALL[name], **sizes}})
     torch.manual_seed(0)
     return FAMILIES[recipe.model.family](recipe.model, recipe.objective, num_classes)
+
+
+class SameOrder:
+    """Ranks proposals as it did the first time, so that near ties cannot fall the other way."""
+
+    def __init__(self, rank: Callable[[Tensor], Tensor]):
+        self.rank, self.order = rank, torch.empty(0)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if not self.order.numel():
+            self.order = self.rank(logits).argsort(dim=1, descending=True)
+        places = torch.arange(logits.shape[1], dtype=torch.float32).expand(len(logits), -1)
+        return torch.zeros(logits.shape[:2]).scatter(1, self.order, -places)
+
+
+def keep_order(learner: Learner) -> None:
+    """Where queries come from proposals, the same tokens are chosen every time."""
+    if hasattr(learner.network.queries, "proposals"):
+        learner.network.queries.proposals.rank = SameOrder(learner.network.queries.proposals.rank)
+
+
+def give_biases(backbone: torch.nn.Module) -> None:
+    """As trained networks have: with zeros, a fresh ConvNeXt's padding stays zero and every norm's gradient bursts."""
+    draw = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            if parameter.dim() == 1 and not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=draw))
 
 
 def two_images() -> ImageBatch:
@@ -84,10 +137,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(("name", "case"), [*itertools.product(VARIANTS, CASES), *((name, "usual") for name in BUILDS)])
 def test_two_steps_of_training_lower_the_loss(name: str, case: str) -> None:
     learner, images, targets = build(name), two_images(), CASES[case]
+    if name in BUILDS:
+        keep_order(learner)  # a choice that falls the other way moves the loss by more than so small a step
+        give_biases(learner.network.backbone)
     optimizer = torch.optim.SGD(learner.parameters(), lr=1e-4)
     totals = []
     for _ in range(3):
@@ -101,7 +156,7 @@ def test_two_steps_of_training_lower_the_loss(name: str, case: str) -> None:
     assert totals[2] < totals[1] < totals[0]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_parameter_learns(name: str) -> None:
     learner, targets = build(name), CASES["usual"]
     learner.train()(two_images(), targets, learner.counts(targets)).total.backward()
@@ -119,7 +174,7 @@ def test_one_class_is_enough(name: str) -> None:
     assert all((each.labels == 0).all() for each in found)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ALL)
 def test_values_at_padding_never_change_a_prediction(name: str) -> None:
     network, images = build(name).network.eval(), two_images()
     with torch.no_grad():
@@ -157,17 +212,41 @@ def test_an_image_alone_is_detected_as_in_evaluation_mode_twice(name: str) -> No
         assert (first.scores[:-1] >= first.scores[1:]).all()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+def unsettled(learner: Learner) -> Learner:
+    """With random numbers where matrices start as zeros, so that boxes move and points are sampled all about."""
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in learner.network.parameters():
+            if parameter.dim() == 2 and not parameter.any():
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) / parameter.shape[1] ** 0.5)
+    return learner
+
+
+BF16_LOGITS, BF16_BOXES, BF16_LOSS = 0.25, 0.01, 0.01
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_bf16_stays_close_to_fp32(name: str) -> None:
-    """Losses of the first step within 5 %, as bf16 keeps 8 bits and the matching may differ in near ties."""
-    learner, targets = build(name).train(), CASES["usual"]
+    """Logits of every layer within 0.25 and boxes within 1 % of the image's sides, with the same proposals taken.
+
+    That is twice the worst measured (0.13, of logits that reach 6, and 0.5 %). Losses within 1 %: 0.1 % were measured,
+    but elsewhere the matching may differ in near ties.
+    """
+    learner, targets = unsettled(build(name)).train(), CASES["usual"]
+    keep_order(learner)
+    outputs: list[DetectorOutput] = []
+    learner.network.register_forward_hook(lambda _, __, output: outputs.append(output))
     totals = []
     for enabled in (False, True):
         torch.manual_seed(3)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             totals.append(learner(two_images(), targets, learner.counts(targets)).total)
+    whole, half = ([*output.layers, *(output.denoised.layers if output.denoised else ())] for output in outputs)
+    for one, other in zip(whole, half, strict=True):
+        torch.testing.assert_close(other.logits.float(), one.logits, rtol=0, atol=BF16_LOGITS)
+        torch.testing.assert_close(other.boxes, one.boxes, rtol=0, atol=BF16_BOXES)
     assert totals[1].dtype == torch.float32
-    torch.testing.assert_close(totals[1], totals[0], rtol=0.05, atol=0)
+    torch.testing.assert_close(totals[1], totals[0], rtol=BF16_LOSS, atol=0)
 
 
 def test_images_with_fewer_tokens_than_queries_give_fewer_proposals() -> None:

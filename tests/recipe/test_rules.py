@@ -212,6 +212,18 @@ NOTES = [
         ["train.scale_lr=sqrt"],
     ),
     (
+        ["model.family=deformable", "model.query_source=proposals", "objective.encoder=none"],
+        "objective.encoder: encoder none: what proposes boxes and ranks them is never trained, so queries start from "
+        "random choices; all_proposals or selected_proposals would train it",
+        ["objective.encoder=selected_proposals"],
+    ),
+    (
+        ["model.family=dino", "objective.encoder=none"],
+        "objective.encoder: encoder none: what proposes boxes and ranks them is never trained, so queries start from "
+        "random choices; all_proposals or selected_proposals would train it",
+        ["objective.encoder=all_proposals"],
+    ),
+    (
         ["data.augment.policy=square"],
         "data.augment.policy: eval_square false with augment.policy square: trained and evaluated on other shapes",
         ["data.eval_square=true"],
