@@ -273,8 +273,9 @@ def _pixels_in(data: str, annotations: Path, truths: "GroundTruth") -> Callable[
     from detrctl.data.images import read_image
     from detrctl.data.layouts import ImageFinder
     from detrctl.data.shapes import ensure_shapes
+    from detrctl.recipe.locate import expanded
 
-    folder = ensure_shapes() if data == "shapes" else Path(data).expanduser()
+    folder = ensure_shapes() if data == "shapes" else expanded(data)
     finder = ImageFinder(folder, annotations)
     names = dict(zip(truths.image_ids.tolist(), truths.file_names, strict=True))
 
