@@ -206,7 +206,7 @@ def _dab_deformable_model(arguments: Mapping[str, Any], denoising: GroupedDenois
             frozen_stages=_frozen_stages(arguments),
             stages=_stages(arguments),
         ),
-        position=_position_with_temperature(arguments),
+        position=_position(arguments, temperature=10_000.0, offset=-0.5),  # fixed there, whatever pe_temperature* says
         **_sizes(arguments),
         **_levels_and_refinement(arguments),
         detections=DETECTIONS,

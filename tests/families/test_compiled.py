@@ -68,7 +68,8 @@ def step(learner: Learner) -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_first_compiled_step_is_that_of_eager_mode(name: str) -> None:
     really = HAVE_COMPILER and (name in COMPILED or os.environ.get("DETRCTL_COMPILE") == "all")
-    backbone = {} if really else {"backbone": one_convolution(VARIANTS[name])}
+    # Behind one convolution the gradient of the fifth level vanishes in rounding.
+    backbone = {} if really or name == "dino 5-scale" else {"backbone": one_convolution(VARIANTS[name])}
     # Every layer is compiled anew, so there are as few as refinement and looking forward twice need.
     learner = build(name, encoder_layers=1, decoder_layers=2, **backbone).train()
     for module in learner.modules():
