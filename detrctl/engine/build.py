@@ -23,6 +23,7 @@ from detrctl.engine.distributed import Processes
 from detrctl.engine.interrupt import ignore_in_worker
 from detrctl.engine.loader import Loader
 from detrctl.engine.own_data import OwnDataset, load_own_data, own_categories, own_ground_truth
+from detrctl.engine.state import seed_everything
 from detrctl.errors import CheckpointError, DataError
 from detrctl.evaluation.ground_truth import GroundTruth
 from detrctl.families.catalog import FAMILIES
@@ -43,6 +44,12 @@ def build_learner(recipe: Recipe, categories: Categories, *, pretrained: bool = 
     if not pretrained:
         model = model.model_copy(update={"backbone": model.backbone.model_copy(update={"weights": "none"})})
     return FAMILIES[model.family](model, recipe.objective, len(categories))
+
+
+def random_learner(recipe: Recipe, categories: Categories) -> Learner:
+    """As training from scratch begins, without published weights."""
+    seed_everything(recipe.train.seed)
+    return build_learner(recipe, categories, pretrained=False)
 
 
 def learner_from(checkpoint: Checkpoint, *, trust: bool = False) -> Learner:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from detrctl.engine.compare import Comparison, Group
-from detrctl.engine.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, dress
+from detrctl.engine.plots import BLUE, GREEN, INK, ORANGE, PURPLE, dress
 from detrctl.engine.run_records import RunRecord, Scored
 from detrctl.errors import DetrctlError
 
@@ -41,9 +41,8 @@ def draw_comparison(comparison: Comparison, file: Path, *, scores: Sequence[str]
     for row, score in zip(panels, scores, strict=True):
         _panel(row[0], groups, looks, score, lambda scored: scored.epoch)
         _panel(row[1], groups, looks, score, lambda scored: scored.minutes / unit)
-        dress(row[0], f"{score} against epochs")
+        dress(row[0], f"{score} against epochs", score)
         dress(row[1], f"{score} against {name}")
-        row[0].set_ylabel(score, color=MUTED)
     panels[-1][0].set_xlabel("epochs of training")
     panels[-1][1].set_xlabel(f"{name} of training and evaluation")
     _legend(figure, comparison, looks, scores[0])

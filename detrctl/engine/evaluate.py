@@ -14,16 +14,15 @@ from detrctl.data.check import listed
 from detrctl.engine.build import (
     DataSplit,
     build_data,
-    build_learner,
     evaluation_loader,
     learner_from,
+    random_learner,
     require_trust,
     with_data,
 )
 from detrctl.engine.checkpoint import Checkpoint, find_checkpoint
 from detrctl.engine.distributed import Alone, Processes, choose_device, connected, precision_of_use
 from detrctl.engine.open_weights import open_weights
-from detrctl.engine.state import seed_everything
 from detrctl.errors import DataError, DetrctlError, NonFiniteError
 from detrctl.evaluation.coco_metrics import CocoScores, score
 from detrctl.evaluation.ground_truth import GroundTruth
@@ -118,12 +117,12 @@ def evaluate_checkpoint(
 ) -> Evaluation:
     """Scores a checkpoint file or a run folder (default: the newest run) on a labelled split, as training does.
 
-    An official or Hugging Face file is one as well; `recipe` says which it is of where it cannot tell (DC5). `recipe`
-    alone is its model with random weights.
-    `data` is a dataset folder or `shapes` (default: the one that it was trained on), `limit` takes the first images
-    only. `batch_size` and `max_dets` are the recipe's by default. Before the model is built, `on_oddities` hears what
-    is odd about the split, a line each; `on_learner`, which may watch the model from then on, hears what is about to
-    be scored, and the results then name their queries; `on_progress` hears the images done, and all of them.
+    An official or Hugging Face file is one as well; `recipe` says which it is of where it cannot tell (DC5), and alone
+    it is its model with random weights. `data` is a dataset folder or `shapes` (default: the one that it was trained
+    on), `limit` takes the first images only. `batch_size` and `max_dets` are the recipe's by default. Before the model
+    is built, `on_oddities` hears what is odd about the split, a line each; `on_learner`, which may watch the model from
+    then on, hears what is about to be scored, and the results then name their queries; `on_progress` hears the images
+    done, and all of them.
     """
     if ckpt is None and recipe is not None:
         checkpoint, remarks = random_checkpoint(recipe, data=data, split=split), tuple[str, ...]()
@@ -166,12 +165,10 @@ def evaluate_checkpoint(
 
 
 def random_checkpoint(recipe: str, *, data: str | None, split: str) -> Checkpoint:
-    """A recipe's model as training from scratch begins it, for the classes of a split; for teaching."""
+    """A recipe's model with random weights, for the classes of a split; for teaching."""
     setting = with_data(load_recipe(recipe).recipe, data)
     categories = build_data(setting, split).categories
-    seed_everything(setting.train.seed)
-    learner = build_learner(setting, categories, pretrained=False)
-    return Checkpoint(setting, categories, learner.network.state_dict())
+    return Checkpoint(setting, categories, random_learner(setting, categories).network.state_dict())
 
 
 def _score_once(

@@ -13,9 +13,9 @@ from detrctl.data.transforms import MEAN, STD
 from detrctl.engine.build import (
     DataSplit,
     build_data,
-    build_learner,
     evaluation_loader,
     learner_from,
+    random_learner,
     require_trust,
     with_data,
 )
@@ -24,7 +24,6 @@ from detrctl.engine.distributed import Alone, choose_device
 from detrctl.engine.evaluate import on_device
 from detrctl.engine.matching_watch import to_classes
 from detrctl.engine.open_weights import open_weights
-from detrctl.engine.state import seed_everything
 from detrctl.errors import DataError
 from detrctl.families.learner import Learner
 from detrctl.recipe.load import load_recipe
@@ -107,8 +106,7 @@ def build_inspected(setting: Setting, categories: Categories, wish: Wish) -> Ins
     """`categories` are those of random weights; a checkpoint has its own."""
     device = choose_device(wish.device)
     if setting.checkpoint is None:
-        seed_everything(setting.recipe.train.seed)
-        learner = build_learner(setting.recipe, categories, pretrained=False)
+        learner = random_learner(setting.recipe, categories)
     else:
         learner = learner_from(setting.checkpoint, trust=wish.trust)
         categories = setting.checkpoint.categories

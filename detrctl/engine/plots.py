@@ -256,27 +256,26 @@ def _figure(height: float) -> Figure:
 
 
 def _dress(axes: Axes, title: str, beside: str) -> None:
-    dress(axes, title)
-    axes.set_ylabel(beside, color=MUTED)
+    dress(axes, title, beside)
     handles, _ = axes.get_legend_handles_labels()
     if len(handles) > 1:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK, ncols=2)
 
 
 def _title(axes: Axes, title: str, beside: str) -> None:
-    dress(axes, title)
-    axes.set_ylabel(beside, color=MUTED)
+    dress(axes, title, beside)
     axes.margins(x=0)
 
 
-def dress(axes: Axes, title: str) -> None:
-    """The looks that all our curves share; no legend."""
+def dress(axes: Axes, title: str, beside: str = "") -> None:
+    """The looks that all our curves share; no legend. `beside` names the y axis."""
     axes.set_title(title, loc="left", fontsize=11, color=INK, weight="bold")
     axes.grid(visible=True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(colors=MUTED, labelsize=9)
+    axes.set_ylabel(beside, color=MUTED)
     axes.xaxis.label.set_color(MUTED)
     axes.margins(x=0.02)
 

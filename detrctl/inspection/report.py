@@ -22,9 +22,7 @@ PICTURES_SHARE = 0.4
 
 
 def fitting_page(report: MatchingReport) -> str:
-    """With the 30 cheapest queries of each truth, or fewer where the page would pass 5 MB; five make it as large as
-    the images that are shown ask for.
-    """
+    """With the 30 cheapest queries of each truth, or fewer where the page would pass 5 MB; never fewer than five."""
     pictures = picture_urls(report.shown)
     for cheapest in FEWER:
         page = make_page(for_page(as_json(report, cheapest=cheapest)), pictures)

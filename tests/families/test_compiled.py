@@ -68,7 +68,7 @@ def step(learner: Learner) -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_first_compiled_step_is_that_of_eager_mode(name: str) -> None:
     really = HAVE_COMPILER and (name in COMPILED or os.environ.get("DETRCTL_COMPILE") == "all")
-    # Behind one convolution the gradient of the fifth level vanishes in rounding.
+    # Behind one convolution the fifth level's gradient is rounding and nothing else: 2.5e-6, where the largest is 1.8.
     backbone = {} if really or name == "dino 5-scale" else {"backbone": one_convolution(VARIANTS[name])}
     # Every layer is compiled anew, so there are as few as refinement and looking forward twice need.
     learner = build(name, encoder_layers=1, decoder_layers=2, **backbone).train()
