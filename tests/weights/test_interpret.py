@@ -131,10 +131,16 @@ def test_arguments_that_change_what_weights_mean_are_refused(variant: str, argum
 
 
 def test_temperatures_of_height_and_width_have_to_agree():
-    for variant in ("dab", "dn_dab", "dab_deformable", "dino"):
+    for variant in ("dab", "dn_dab", "dino"):
         assert refusal(tensors(variant), pe_temperatureW=10) == (
             "pe_temperatureH and pe_temperatureW differ: detrctl has one temperature for both"
         )
+
+
+def test_on_deformable_attention_the_temperature_is_the_published_one_whatever_the_arguments_say():
+    for variant in ("dab_deformable", "dn_dab_deformable"):
+        position = opened(tensors(variant), pe_temperatureH=20, pe_temperatureW=10).model.position
+        assert (position.temperature, position.offset) == (10_000, -0.5)
 
 
 def test_arguments_that_only_training_knows_do_not_keep_a_file_from_being_used():
