@@ -93,6 +93,7 @@ def build_proposals(model: schema.Proposing, num_classes: int, rank: Callable[[T
         box_head=build_moving_box_head(model),
         rank=rank,
         smallest=model.smallest_anchor,
+        max_iou=model.proposal_nms,
     )
 
 

@@ -162,6 +162,15 @@ def _anchors_fit(smallest_anchor: float, stages: list[int], extra_levels: int, s
     )
 
 
+def _distinct_are_proposed(proposal_nms: float | None, query_source: str) -> str | None:
+    if proposal_nms is None or query_source == "proposals":
+        return None
+    return (
+        f"found proposal_nms {proposal_nms:g} with query_source {query_source}, where no proposal becomes a query; "
+        "query_source proposals or proposal_nms null would do"
+    )
+
+
 def _choice_learns(encoder: str, source: str) -> str | None:
     """`source` as for `_anchors_fit`; heads that are the decoder's too learn there."""
     if encoder != "none" or source not in ("proposals", "own"):
@@ -365,6 +374,7 @@ RULES = (
         Rule(("model.smallest_anchor", f"{BACKBONE}.stages", "model.extra_levels", source), _anchors_fit)
         for source in ("model.query_source", "model.proposal_heads")
     ),
+    Rule(("model.proposal_nms", "model.query_source"), _distinct_are_proposed),
     Rule((f"{BACKBONE}.options", f"{BACKBONE}.name"), _options_need_own_backbone),
     Rule((f"{BACKBONE}.norm", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_norm, Level.START),
     Rule((f"{BACKBONE}.frozen_stages", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_stages, Level.START),

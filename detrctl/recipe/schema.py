@@ -252,6 +252,13 @@ class Proposing(Deformable):
         description="Side of the boxes that proposals start from on the finest level, as a fraction of the image "
         "(published: 0.05); each coarser level doubles it.",
     )
+    proposal_nms: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="IoU above which a proposal repeats a better one and becomes a query only when others do not "
+        "suffice (DDQ: 0.8); null chooses by score alone, as published for Deformable DETR and DINO.",
+    )
 
 
 class DeformableModel(Proposing):

@@ -72,6 +72,12 @@ ERRORS = [
         ["model.query_source=learned"],
     ),
     (
+        ["model.family=deformable", "model.proposal_nms=0.8"],
+        "model.proposal_nms: found proposal_nms 0.8 with query_source learned, where no proposal becomes a query; "
+        "query_source proposals or proposal_nms null would do",
+        ["model.query_source=proposals", "model.reference=refined"],
+    ),
+    (
         ["model.family=deformable", "model.backbone.stages=[5, 3, 5]"],
         "model.backbone.stages: found [5, 3, 5], expected each stage once and the finest first; [3, 5] would do",
         ["model.backbone.stages=[3, 5]"],
