@@ -38,7 +38,7 @@ from detrctl.recipe.load import load_recipe
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Batch
 
-RATES = {"faster_rcnn_r18": 1e-2, "rtdetr_r18": 5e-4}
+RATES = {"faster_rcnn_r18": 2.5e-2, "rtdetr_r18": 5e-4}
 """The middle of a sweep, and what a run without `--lr` takes: SGD and AdamW live at different rates."""
 
 BATCHES = {"faster_rcnn_r18": 2, "rtdetr_r18": 4}
