@@ -36,7 +36,7 @@ class EncoderProposals(nn.Module):
     blanked before the heads; they can still be chosen when there are few others, and have the box (1, 1, 1, 1) then.
     `smallest` is the preset boxes' side on the finest level. `max_iou` is the overlap above which a proposal counts as
     a repetition of a better one, whatever their classes, and is chosen only when the others do not suffice: the
-    distinct queries of Zhang, S. et al. 2023, "Dense Distinct Query". None chooses by rank alone, as published for DINO.
+    distinct queries of Zhang, S. et al. 2023, "Dense Distinct Query". None chooses by rank alone, as DINO does.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class EncoderProposals(nn.Module):
     def select(self, scores: Tensor, boxes: Cxcywh, count: int) -> Tensor:
         """The chosen tokens, best first: (B, S), (B, S, 4) -> (B, count)"""
         count = min(count, scores.shape[1])
-        if self.max_iou is None:
+        if self.max_iou is None or scores.is_meta:  # a model whose cost is counted has no values to compare
             return scores.topk(count, dim=1).indices
         ranked = scores.topk(min(CANDIDATES * count, scores.shape[1]), dim=1)
         candidates = cxcywh_to_xyxy(Cxcywh(boxes.detach().gather(1, ranked.indices[..., None].expand(-1, -1, 4))))

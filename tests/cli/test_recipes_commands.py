@@ -143,8 +143,9 @@ def test_a_broken_recipe_is_one_report(capsys, folder):
     assert failed(capsys, "diff", "base.yaml", "bad.yaml") == report
 
 
-def test_show_cost_counts_every_part_and_the_sum(capsys, folder):
-    lines = out(capsys, "show", "quickstart", "--cost", "--size", "96x128").splitlines()
+@pytest.mark.parametrize("recipe", ["quickstart", "small_data"])
+def test_show_cost_counts_every_part_and_the_sum(capsys, folder, recipe):
+    lines = out(capsys, "show", recipe, "--cost", "--size", "96x128").splitlines()
     assert lines[0].split() == ["part", "million", "parameters", "trained", "billion", "multiply-adds"]
     rows = {line.split()[0]: [float(cell) for cell in line.split()[1:]] for line in lines[1 : lines.index("")]}
     assert next(iter(rows)) == "backbone"

@@ -49,9 +49,7 @@ def distinct_by_hand(scores: Tensor, boxes: Tensor, count: int, max_iou: float) 
 
 @pytest.mark.parametrize(("count", "spread"), [(5, 0.5), (20, 0.02), (50, 0.5)])
 def test_distinct_proposals_are_those_of_a_plain_loop(count: int, spread: float) -> None:
-    part = EncoderProposals(
-        width=8, class_head=nn.Linear(8, 3), box_head=nn.Linear(8, 4), rank=best_class, max_iou=0.6
-    )
+    part = EncoderProposals(width=8, class_head=nn.Linear(8, 3), box_head=nn.Linear(8, 4), rank=best_class, max_iou=0.6)
     generator = torch.Generator().manual_seed(count)
     scores = torch.randn(3, 40, generator=generator)
     centres = 0.5 + spread * (torch.rand(3, 40, 2, generator=generator) - 0.5)
