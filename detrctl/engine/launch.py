@@ -116,6 +116,7 @@ class Crew:
         self._children: list[subprocess.Popen[bytes]] = []
         self._output: list[IO[bytes] | None] = []
         self._signal: int | None = None
+        self._reached = 0  # so many of the children were there when the signal came
         self._failed: int | None = None
         self._ended_by_us: set[int] = set()
 
@@ -145,12 +146,17 @@ class Crew:
             os.kill(os.getpid(), signal.SIGSTOP)
             self.end(signal.SIGCONT)
             return
-        self._signal = self._signal or number
+        if self._signal is None:
+            self._signal, self._reached = number, len(self._children)
         self.end(number)
 
     def end(self, number: int) -> None:
         """A signal to all that are there; a stop goes to their loader workers as well."""
-        for child in self._children:
+        self._send(number, self._children)
+
+    @staticmethod
+    def _send(number: int, children: Sequence["subprocess.Popen[bytes]"]) -> None:
+        for child in children:
             if child.poll() is None:
                 send = os.killpg if number in (signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL) else os.kill
                 send(child.pid, number)
@@ -165,8 +171,8 @@ class Crew:
 
     def wait(self) -> None:
         """Until all are done. From when one has failed, or the first is done, the others have little time."""
-        if self._signal is not None:  # it came before all of them were there
-            self.end(self._signal)
+        if self._signal is not None:  # those that were not there yet; a second one would mean "at once" to the others
+            self._send(self._signal, self._children[self._reached :])
         deadline: float | None = None
         told = iter((signal.SIGTERM, signal.SIGKILL))
         while any(child.poll() is None for child in self._children):

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -83,6 +84,13 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Crew]]:
         one.close()
 
 
+@pytest.fixture
+def patient(crew: list[Crew], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher ends nobody because another was done before."""
+    monkeypatch.setattr(launch, "PATIENCE", 30.0)
+    monkeypatch.setattr(launch, "PATIENCE_WITHOUT_FIRST", 30.0)
+
+
 def outcome(made: list[Crew], *, first: str, second: str, number: signal.Signals | None = None) -> Launched:
     """Of two Python processes, one for each rank."""
     program = f"import os, signal, sys, time\nif os.environ['RANK'] == '0':\n {first}\nelse:\n {second}\n"
@@ -91,6 +99,7 @@ def outcome(made: list[Crew], *, first: str, second: str, number: signal.Signals
     if number is not None:
         time.sleep(2.0)  # until they listen
         made[0].pass_on(number, None)
+        time.sleep(0.3)  # were it sent again by `wait`, the two would not be heard as one
     made[0].wait()
     return made[0].outcome()
 
@@ -125,12 +134,33 @@ def test_a_signal_before_training_ends_all(crew: list[Crew], number: signal.Sign
     assert found == Launched(128 + number, "warning: stopped at once; nothing more was saved\n")
 
 
-def test_each_process_hears_a_signal_once(crew: list[Crew], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "PATIENCE", 30.0)  # the launcher ends nobody because another was done a second before
-    listening = "heard = []; signal.signal(signal.SIGTERM, lambda *a: heard.append(1))"
-    counting = f"{listening}; end = time.monotonic() + 30\n while not heard and time.monotonic() < end: time.sleep(0.1)"
-    counting += "\n time.sleep(0.5); sys.exit(sum(heard))"
-    assert outcome(crew, first=counting, second=counting, number=signal.SIGTERM) == Launched(1)
+COUNTING = """heard = []
+ signal.signal(signal.SIGTERM, lambda *a: heard.append(1))
+ end = time.monotonic() + 30
+ while not heard and time.monotonic() < end: time.sleep(0.1)
+ time.sleep(3.0); sys.exit(10 + len(heard))"""
+
+
+def test_each_process_hears_a_signal_once(crew: list[Crew], patient: None) -> None:
+    assert outcome(crew, first=COUNTING, second=COUNTING, number=signal.SIGTERM) == Launched(11)
+    assert [child.returncode for child in crew[0]._children] == [11, 11]
+
+
+def test_a_signal_between_two_starts_is_heard_once_by_both(
+    crew: list[Crew], patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = subprocess.Popen
+
+    def interrupted(*args: Any, env: dict[str, str], **options: Any) -> "subprocess.Popen[bytes]":
+        if env["RANK"] == "1":
+            crew[0].pass_on(signal.SIGTERM, None)
+        child = popen(*args, env=env, **options)
+        time.sleep(2.0)  # until it listens
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    assert outcome(crew, first=COUNTING, second=COUNTING) == Launched(11)
+    assert [child.returncode for child in crew[0]._children] == [11, 11]
 
 
 def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
