@@ -29,8 +29,8 @@ def test_every_command_exists_with_its_options(line: str) -> None:
     words = shlex.split(line)[1:]
     while hasattr(command, "commands"):
         name = words.pop(0)
-        assert name in command.commands, f"{line}: no command {name!r}"
-        command = command.commands[name]
+        command = command.get_command(None, name)
+        assert command is not None, f"{line}: no command {name!r}"
     command.make_context(name, words)
 
 

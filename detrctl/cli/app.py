@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
 
 from detrctl import __version__
 from detrctl.cli import render
@@ -54,26 +56,56 @@ def _root(
     """Train, evaluate, use and inspect the DETR family of object detectors."""
 
 
-def _app() -> typer.Typer:
-    made = typer.Typer(
-        name="detrctl",
-        callback=_root,
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    for name, home, line in COMMANDS:
-        module, _, attribute = home.partition(":")
-        command = getattr(import_module(module), attribute)
-        if isinstance(command, typer.Typer):
-            made.add_typer(command, name=name, short_help=line)
-        else:
-            made.command(name, short_help=line)(command)
-    return made
+class Commands(TyperGroup):
+    """The commands of `COMMANDS`, each imported when it is asked for: a help need not build all the others' options."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name, _, _ in COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        known = cmd_name in self.list_commands(
+            ctx
+        )  # of an unknown name the base class says which loaded one is like it
+        for name, home, line in COMMANDS:
+            if name not in self.commands and (name == cmd_name or not known):
+                self.commands[name] = _command(name, home, line)
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, _, line in COMMANDS])
 
 
-app = _app()
+def _command(name: str, home: str, line: str) -> Any:
+    module, _, attribute = home.partition(":")
+    command = getattr(import_module(module), attribute)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, callback=_root)  # the callback makes it a group
+    if isinstance(command, typer.Typer):
+        alone.add_typer(command, name=name, short_help=line)
+    else:
+        alone.command(name, short_help=line)(command)
+    return get_group(alone).commands[name]
+
+
+app = typer.Typer(
+    name="detrctl",
+    cls=Commands,
+    callback=_root,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def command_words() -> list[list[str]]:
+    """The words of every command and subcommand, such as ["recipes", "list"]; of the program itself none."""
+    group: Any = get_command(app)
+    words: list[list[str]] = [[]]
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        words += [[name], *([name, sub] for sub in getattr(command, "commands", ()))]
+    return words
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

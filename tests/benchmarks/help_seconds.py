@@ -9,12 +9,11 @@ import subprocess
 import sys
 import time
 
-from detrctl.cli.app import COMMANDS
+from detrctl.cli.app import command_words
 
 LIMIT = 0.4
 """Seconds that a help may take, as the median on a quiet machine."""
 EMPTY = "import typer; app = typer.Typer(rich_markup_mode=None); app.command()(lambda: None); app(['--help'])"
-SUBCOMMANDS = {"recipes": ("list", "show", "explain", "diff"), "weights": ("inspect", "convert", "list", "download")}
 
 
 def seconds(arguments: list[str]) -> float:
@@ -27,10 +26,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=7, help="runs per command")
     times = parser.parse_args().times
-    commands = [[], *([name] for name, _, _ in COMMANDS)]
-    commands += [[group, name] for group, names in SUBCOMMANDS.items() for name in names]
     medians = []
-    for command in commands:
+    for command in command_words():
         empty = statistics.median(seconds(["-c", EMPTY]) for _ in range(times))
         ours = statistics.median(seconds(["-m", "detrctl", *command, "--help"]) for _ in range(times))
         medians.append(ours)
