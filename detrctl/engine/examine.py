@@ -20,7 +20,7 @@ from detrctl.evaluation.examination import Examination, Seen, examine
 from detrctl.evaluation.questions import Questions
 from detrctl.evaluation.results import coco_results
 from detrctl.inspection.matching import class_scores
-from detrctl.recipe.schema import FasterRcnnModel
+from detrctl.recipe.schema import FasterRcnnModel, Proposing
 from detrctl.structures import DetectorOutput, ImageBatch, Predictions
 
 
@@ -82,12 +82,13 @@ class Watch:
         model = self.opened.recipe.model
         if isinstance(model, FasterRcnnModel):
             return Seen(scored, answers, already=model.nms)
+        distinct = model.proposal_nms if isinstance(model, Proposing) else None
         if not self._every_layer:
-            return Seen(scored, answers)
+            return Seen(scored, answers, distinct=distinct)
         earlier = [Answers.joined(layer) for layer in self._layers]
         kept = np.isin(truths.image_of, np.array(evaluation.image_ids, dtype=np.int64))
         reach = Reach.joined(self._reach, len(kept)).take(kept)
-        return Seen(scored, answers, (*earlier, answers), reach, ranked=self._ranked)
+        return Seen(scored, answers, (*earlier, answers), reach, distinct=distinct, ranked=self._ranked)
 
     def _keep(self, network: nn.Module, args: tuple[Any, ...], output: DetectorOutput) -> None:
         images: ImageBatch = args[0]

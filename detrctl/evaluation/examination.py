@@ -23,8 +23,8 @@ class Seen:
     """What a detector answered about a split.
 
     `layers` are the answers of each decoder layer, the last included; `reach` is what the last one's queries could say;
-    a result file and a detector without queries have neither. `already` is the IoU of the detector's own NMS;
-    `ranked`: its queries are proposals, so that their numbers are ranks.
+    a result file and a detector without queries have neither. `already` is the IoU of the detector's own NMS,
+    `distinct` that of the NMS by which it chose its proposals; `ranked`: its queries are proposals, so that their numbers are ranks.
     """
 
     ground_truth: GroundTruth
@@ -32,6 +32,7 @@ class Seen:
     layers: Sequence[Answers] = ()
     reach: Reach | None = None
     already: float | None = None
+    distinct: float | None = None
     ranked: bool = False
 
 
@@ -86,6 +87,7 @@ def examine(seen: Seen, questions: Questions, *, max_dets: int = 100) -> Examina
             thresholds=THRESHOLDS if asked.nms else (),
             max_dets=max_dets,
             already=seen.already,
+            distinct=seen.distinct,
         )
         if asked.nms or asked.layers
         else None,

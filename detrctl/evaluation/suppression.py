@@ -49,12 +49,14 @@ class Suppressed:
 class Suppression:
     """`layers` come in pairs, each without NMS and with the usual one; `last` is the last one at every threshold.
 
-    `already` is the IoU of an NMS that the detector itself has applied (Faster R-CNN).
+    `already` is the IoU of an NMS that the detector itself has applied (Faster R-CNN), `distinct` of one that chose
+    the proposals which became its queries (DDQ's distinct queries).
     """
 
     layers: tuple[Suppressed, ...]
     last: tuple[Suppressed, ...]
     already: float | None = None
+    distinct: float | None = None
 
     @property
     def plain(self) -> Suppressed:
@@ -71,6 +73,7 @@ class Suppression:
             "layers": [asdict(row) for row in self.layers],
             "thresholds": [asdict(row) for row in self.last],
             "already_suppressed_at": self.already,
+            "proposals_suppressed_at": self.distinct,
             "sentences": list(sentences(self)),
         }
 
@@ -83,6 +86,7 @@ def study_suppression(
     thresholds: Sequence[float] = THRESHOLDS,
     max_dets: int = 100,
     already: float | None = None,
+    distinct: float | None = None,
 ) -> Suppression:
     """`answers` are the detector's; `layers` those of its decoder layers, the last included, if they are asked for."""
     by_layer = [
@@ -91,7 +95,7 @@ def study_suppression(
         for row in _rows(ground_truth, mine, (USUAL,), max_dets, layer=number)
     ]
     last = _rows(ground_truth, answers, thresholds, max_dets, layer=len(layers) or None) if thresholds else ()
-    return Suppression(tuple(by_layer), tuple(last), already)
+    return Suppression(tuple(by_layer), tuple(last), already, distinct)
 
 
 def _rows(
@@ -162,6 +166,8 @@ def _about_last(study: Suppression) -> str:
         )
     if study.already is not None:
         return f"These answers went through the detector's own NMS at IoU {study.already:g}; more NMS {found}."
+    if study.distinct is not None:
+        return f"NMS at IoU {study.distinct:g} chose the proposals that became queries; NMS of the answers {found}."
     return f"NMS {found}."
 
 

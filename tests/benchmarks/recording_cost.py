@@ -38,13 +38,13 @@ CPU = torch.device("cpu")
 
 @torch.no_grad()
 def match_without_costs(
-    self: matcher.Matcher, predictions: Predictions, targets: Sequence[Targets], *, where: str
+    self: matcher.Matcher, predictions: Predictions, targets: Sequence[Targets], *, where: str, matches: int = 1
 ) -> Assignment:
     """As `Matcher` was before anything was recorded; without costs the criterion measures none."""
     labels, boxes = matcher.pad_truths(targets)
     tables = self.cost_table(predictions.logits, predictions.boxes, labels, boxes).total.cpu().numpy()
     pairs = [
-        matcher._assign(table[:, : len(truth)], image, truth.image_id, where)
+        matcher._assign(table[:, : len(truth)], image, truth.image_id, where, matches)
         for image, (table, truth) in enumerate(zip(tables, targets, strict=True))
         if len(truth)
     ]

@@ -17,7 +17,7 @@ from detrctl.evaluation.questions import Questions
 from detrctl.evaluation.results import coco_results
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Predictions
-from tests.engine.test_inspect_matching import CATEGORIES, SIZES, VARIANTS, save_run
+from tests.engine.test_inspect_matching import CATEGORIES, IN_TWO_STAGES, SIZES, VARIANTS, save_run
 from tests.engine.tiny import write_split
 
 EVERYTHING = Questions(errors=True, layers=True, nms=True, confusion=True, worst=3)
@@ -62,7 +62,8 @@ def test_every_variant_answers_every_question(tmp_path, data, variant):
     assert found.confusion.counts[:-1].sum() == found.causes.truths == 5
     assert {image.file_name for image in found.worst} <= {f"{number}.png" for number in range(4)}
     assert looked.pixels(found.worst[0].image_id).shape == (3, 40, 48)
-    assert found.causes.ranked is (variant in ("two-stage", "dino"))
+    assert found.causes.ranked is (variant in IN_TWO_STAGES)
+    assert found.suppression.distinct == (0.8 if variant == "dino, distinct" else None)
     json.dumps(found.as_dict(), allow_nan=False)
 
 

@@ -36,7 +36,10 @@ VARIANTS = {
     "two-stage": {"family": "deformable", "reference": "refined", "query_source": "proposals"},
     "dab-deformable": {"family": "dab_deformable", "denoising": {"kind": "grouped"}},
     "dino": {"family": "dino"},
+    "dino, distinct": {"family": "dino", "proposal_nms": 0.8},
+    "dab with patterns": {"family": "dab", "patterns": 2},
 }
+IN_TWO_STAGES = ("two-stage", "dino", "dino, distinct")
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +75,8 @@ def test_every_variant_is_told_whole(tmp_path, data, variant):
     truths = 5  # four images of one, two, none and two rectangles
     assert (report.main.images, report.main.truths, len(report.shown)) == (4, truths, 4)
     assert len(report.rows["run"]) == 2 * truths
-    assert report.two_stage is (variant in ("two-stage", "dino"))
-    assert (report.denoising is not None) is (variant in ("dn", "dab-deformable", "dino"))
+    assert report.two_stage is (variant in IN_TWO_STAGES)
+    assert (report.denoising is not None) is (variant in ("dn", "dab-deformable", "dino", "dino, distinct"))
     content = json.loads(json.dumps(as_json(report), allow_nan=False))
     for image in content["images"]:
         for layer in image["layers"]:

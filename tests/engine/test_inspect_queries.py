@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from detrctl.engine.predict import load
 from detrctl.errors import DetrctlError
 from detrctl.inspection import look_report, query_report
 from detrctl.recipe.schema import Recipe
-from tests.engine.test_inspect_matching import CATEGORIES, SIZES, VARIANTS, look, save_run
+from tests.engine.test_inspect_matching import CATEGORIES, IN_TWO_STAGES, SIZES, VARIANTS, look, save_run
 from tests.engine.tiny import write_split
 
 IMAGES, QUERIES = 4, 5
@@ -33,12 +34,13 @@ def photo(data):
 def test_every_variant_is_told_over_a_split_and_on_an_image(tmp_path, data, variant):
     run = save_run(tmp_path / "run", data, variant)
     report = inspect_queries(run, wish=Wish(device="cpu"), least=0.0)
-    assert (report.images, len(report.summaries), report.name) == (IMAGES, QUERIES, "run")
+    queries = 2 * QUERIES if variant == "dab with patterns" else QUERIES
+    assert (report.images, len(report.summaries), report.name) == (IMAGES, queries, "run")
     assert sum(summary.matched for summary in report.summaries) == 5  # one, two, none and two rectangles
     assert all(summary.all.boxes == IMAGES for summary in report.summaries)
-    assert report.told_by == {"two-stage": "rank", "dino": "rank and content"}.get(variant, "slot")
-    assert (report.records.proposals is not None) is (variant in ("two-stage", "dino"))
-    assert sorted(report.chosen) == list(range(QUERIES))
+    assert report.told_by == {"two": "rank", "dino": "rank and content"}.get(re.split(r"\W", variant)[0], "slot")
+    assert (report.records.proposals is not None) is (variant in IN_TWO_STAGES)
+    assert sorted(report.chosen) == list(range(queries))
     json.dumps(query_report.as_json(report), allow_nan=False)
     one = inspect_image(photo(data), run, asked=Asked(query=3), wish=Wish(device="cpu"))
     assert (one.look.query, len(one.look.layers), one.detection, one.size_hw) == (3, 2, None, (40, 48))

@@ -74,10 +74,10 @@ def row(layer, threshold, ap, duplicates=0.25, sure=0.5, share=None):
     return Suppressed(layer, threshold, ap, ap, 10.0, duplicates, sure, 1.5, share)
 
 
-def told(*aps, already=None):
+def told(*aps, **itself):
     """Without NMS, at 0.9, at 0.5."""
     rows = tuple(row(None, threshold, ap) for threshold, ap in zip((None, 0.9, 0.5), aps, strict=True))
-    return sentences(Suppression((), rows, already))[0]
+    return sentences(Suppression((), rows, **itself))[0]
 
 
 def test_the_first_sentence_says_what_nms_does_to_the_answers():
@@ -90,6 +90,9 @@ def test_the_first_sentence_says_what_nms_does_to_the_answers():
         "NMS is not needed: at no IoU does it raise AP 0.400 by more than 0.002 (at 0.5 AP is 0.350); " + there_are
     )
     assert told(0.4, 0.398, 0.35).startswith("NMS is not needed: at no IoU does it raise AP 0.400 by more than 0.000 ")
+    assert told(0.4, 0.4, 0.4, distinct=0.8).startswith(
+        "NMS at IoU 0.8 chose the proposals that became queries; NMS of the answers is not needed: "
+    )
     assert told(0.4, 0.4, 0.4, already=0.6).startswith(
         "These answers went through the detector's own NMS at IoU 0.6; more NMS is not needed: "
     )
