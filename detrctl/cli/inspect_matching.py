@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from detrctl.inspection.matching import MatchRow
     from detrctl.inspection.matching_report import MatchingReport, RunMatching
 
-HARD_SHOWN = 5
+HARD_SHOWN, NAME_WIDTH = 5, 30
 LAYERS_ABREAST = 6
 """So many layers' queries and margins fit 80 columns."""
 
@@ -126,6 +126,7 @@ def tell(report: "MatchingReport") -> None:
     if main.images == 1:
         _tell_image(report)
     _tell_layers(report)
+    _tell_runs(report)
     for run in report.runs:
         _tell_steps(run)
     _tell_denoising(report)
@@ -138,6 +139,7 @@ def _tell_image(report: "MatchingReport") -> None:
 
     rows = [row for row in report.rows[report.shown_of] if row.layer == len(report.main.layers) - 1]
     if not rows:
+        render.say("This image has no object, so no query is matched: every one should answer nothing.")
         return
     render.say("")
     render.say(f"{report.shown_of}, image {rows[0].image_id}, last decoder layer:")
@@ -190,6 +192,8 @@ def _truth_cells(row: "MatchRow") -> tuple[str, ...]:
 def _tell_layers(report: "MatchingReport") -> None:
     from detrctl.cli import render
 
+    if not report.main.layers:
+        return
     changes = [share.all.value for share in report.main.between_layers] + [None]
     render.say("")
     render.say(f"{report.main.name}: matched pairs by decoder layer (means; margin: median)")
@@ -210,6 +214,30 @@ def _tell_layers(report: "MatchingReport") -> None:
     render.table(("layer", "cost", "class", "L1", "GIoU", "IoU", "margin", "found", "changes"), rows)
     render.say("found: some query has the class and an IoU of 0.5; changes: truths that the next")
     render.say("layer gives to another query")
+
+
+def _tell_runs(report: "MatchingReport") -> None:
+    """Several runs, each by the last layer of its last checkpoint."""
+    from detrctl.cli import render
+
+    if len(report.runs) == 1:
+        return
+    render.say("")
+    render.say("last layer of each run's last checkpoint (means):")
+    last = [run.checkpoints[-1] for run in report.runs]
+    rows = [
+        (
+            found.name[:NAME_WIDTH],
+            number(found.layers[-1].all.cost_total),
+            number(found.layers[-1].all.iou),
+            per_cent(found.layers[-1].all.found),
+            str(len(found.hard)),
+            per_cent(found.between_layers[-1].all.value) if found.between_layers else "-",
+        )
+        for found in last
+        if found.layers
+    ]
+    render.table(("run", "cost", "IoU", "found", "not found", "changes"), rows)
 
 
 def _tell_steps(run: "RunMatching") -> None:

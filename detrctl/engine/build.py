@@ -321,6 +321,12 @@ class TrainingOrder:
         return (self.steps - self.first_step) * self.accumulate
 
 
+def queries_per_image(recipe: Recipe) -> int | None:
+    """How many truths of an image can be matched; None for Faster R-CNN, which has no queries."""
+    queries: int | None = getattr(recipe.model, "queries", None)
+    return None if queries is None else queries * max(1, getattr(recipe.model, "patterns", 0))
+
+
 def training_order(recipe: Recipe, images: int, processes: Processes) -> TrainingOrder:
     """DataError where a batch cannot be dealt out."""
     train = recipe.train

@@ -11,7 +11,7 @@ from detrctl.boxes import cxcywh_to_xyxy
 from detrctl.data.batch import Sample
 from detrctl.data.dataset import DetectionDataset, Transform
 from detrctl.data.transforms import MEAN, STD, Record, shortest_side_size
-from detrctl.engine.build import DataSplit, build_data, transform, with_data
+from detrctl.engine.build import DataSplit, build_data, queries_per_image, transform, with_data
 from detrctl.engine.own_data import OwnDataset
 from detrctl.errors import DataError
 from detrctl.inspection.data_facts import (
@@ -113,7 +113,7 @@ def _facts(part: DataSplit, boxes: SplitBoxes, setting: Recipe, trained: Sampled
 def model_limits(setting: Recipe) -> Limits:
     """Faster R-CNN has no queries; in DETR every query gives one detection."""
     model, data = setting.model, setting.data
-    queries: int | None = getattr(model, "queries", None)
+    queries = queries_per_image(setting)
     size = f"{data.eval_size} x {data.eval_size}" if data.eval_square else f"shortest side {data.eval_size}"
     return Limits(queries, getattr(model, "detections", queries), size)
 

@@ -94,7 +94,8 @@ def inspect_matching(
         looks[source] = _look(opened, source, wish, shown if source is main else None, on_images=heard)
         if looks[source].image_ids != looks[sources[0]].image_ids:
             raise DataError(f"{source.name}: not the same images as for {sources[0].name}")
-        notes.update(dict.fromkeys(opened.notes))
+        notes.update(dict.fromkeys((*opened.notes, *opened.part.found_on_reading())))
+    notes.update(dict.fromkeys(_without_curve(runs)))
     look = looks[main]
     return MatchingReport(
         look.data,
@@ -109,6 +110,17 @@ def inspect_matching(
         look.denoising,
         tuple(notes),
     )
+
+
+def _without_curve(runs: Sequence[Sequence[Source]]) -> list[str]:
+    """Of several checkpoints one would expect a curve over training."""
+    if len(runs) == 1 and runs[0][0].epoch is None:
+        return []
+    return [
+        f"{run[0].run}: one checkpoint, so nothing between epochs; train with train.keep_every=1 for instability"
+        for run in runs
+        if len(run) == 1 and run[0].path is not None
+    ]
 
 
 def _counting(

@@ -12,7 +12,7 @@ from detrctl.data.batch import collate
 from detrctl.data.dataset import to_sample
 from detrctl.data.images import read_image
 from detrctl.data.transforms import make_record
-from detrctl.engine.build import transform
+from detrctl.engine.build import queries_per_image, transform
 from detrctl.engine.checkpoint import find_checkpoint
 from detrctl.engine.evaluate import match_categories
 from detrctl.engine.inspected import (
@@ -109,7 +109,7 @@ def inspect_queries(
     for images, targets in batches(model, part, wish.batch_size):
         with torch.no_grad():
             output = model.learner.network(images)
-        _require_queries_of(choice, max(output.final.boxes.shape[1], getattr(setting.recipe.model, "queries", 0)))
+        _require_queries_of(choice, max(output.final.boxes.shape[1], queries_per_image(setting.recipe) or 0))
         found = _detections(model, output.final, images)
         assignment = _criterion(model).matcher(output.final, targets, where="the last decoder layer")
         on_progress(collector.add(output.final, found, assignment, output.proposals), part.images)
@@ -132,7 +132,7 @@ def inspect_queries(
         chosen_as,
         learned_starts(network),
         learned_contents(network),
-        setting.notes,
+        setting.notes + part.found_on_reading(),
     )
 
 
@@ -163,6 +163,8 @@ def inspect_image(
         look = look_of_query(seen, network, query, num_classes=classes)
         box = look.layers[-1].box
         encoder = look_from_point(seen, point or (float(box[0]), float(box[1])))
+    if point is not None and not encoder.layers:
+        raise DetrctlError("--point: this model has no encoder layer, so nothing looks out from a point")
     return LookReport(
         setting.source.name,
         image.name,

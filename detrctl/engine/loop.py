@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from detrctl.engine import events
-from detrctl.engine.build import DataSplit, Found, TrainingOrder, own_parts, said, together
+from detrctl.engine.build import DataSplit, Found, TrainingOrder, own_parts, queries_per_image, said, together
 from detrctl.engine.clock import Clock, Pace, TimeLimit
 from detrctl.engine.evaluate import evaluate
 from detrctl.engine.interrupt import Interrupted, StopRequest
@@ -140,7 +140,7 @@ class Loop:
 
     def _count_crowded(self, micro_batches: Sequence[Batch | None]) -> None:
         """Truths beyond the number of queries get no loss: said once, counted always."""
-        queries = getattr(self._recipe.model, "queries", None)
+        queries = queries_per_image(self._recipe)
         targets = [target for batch in micro_batches if batch is not None for target in batch.targets]
         crowded = [target for target in targets if queries is not None and len(target) > queries]
         if crowded and not self.standing.crowded_images:

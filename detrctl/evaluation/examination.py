@@ -24,7 +24,8 @@ class Seen:
 
     `layers` are the answers of each decoder layer, the last included; `reach` is what the last one's queries could say;
     a result file and a detector without queries have neither. `already` is the IoU of the detector's own NMS,
-    `distinct` that of the NMS by which it chose its proposals; `ranked`: its queries are proposals, so that their numbers are ranks.
+    `distinct` that of the NMS by which it chose its proposals; `ranked`: its queries are proposals, so that their
+    numbers are ranks.
     """
 
     ground_truth: GroundTruth

@@ -85,6 +85,24 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(made, tmp_path, capsys, argu
     assert not (tmp_path / "m").exists()
 
 
+def test_each_of_two_runs_has_its_line_and_an_image_without_objects_a_sentence(made, tmp_path, capsys):
+    make_run(made / "another-run-with-quite-a-long-name-2026", made / "data", seed=1)
+    annotations = made / "data" / "annotations" / "instances_val.json"
+    whole = annotations.read_text()
+    other = ["--ckpt", str(made / "another-run-with-quite-a-long-name-2026"), "--no-pictures"]
+    assert inspect(made, tmp_path / "m", *other) == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.replace(str(tmp_path), "").replace(str(made), "").splitlines())) <= 80
+    table = said.split("last layer of each run's last checkpoint (means):")[1].splitlines()
+    assert [line.split()[0] for line in table[1:4]] == ["run", "run", "another-run-with-quite-a-long-n"[:30]]
+    annotations.write_text(json.dumps(json.loads(whole) | {"annotations": []}))
+    try:
+        assert inspect(made, tmp_path / "none", "--image-id", "51") == 0
+    finally:
+        annotations.write_text(whole)
+    assert "This image has no object, so no query is matched" in capsys.readouterr().out
+
+
 def test_instability_is_told_image_by_image_where_there_are_several_checkpoints(made, tmp_path):
     for epoch in (1, 2):
         made_file = made / "run" / "checkpoints" / f"epoch-{epoch:04d}.pt"

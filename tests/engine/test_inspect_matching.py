@@ -49,15 +49,15 @@ def data(tmp_path_factory):
     return root
 
 
-def recipe(data, variant):
-    about = {"root": str(data), "eval_size": 64, "eval_max_size": 96, "workers": 0}
+def recipe(data, variant, **more):
+    about = {"root": str(data), "eval_size": 64, "eval_max_size": 96, "workers": 0, **more}
     parts = {"model": SIZES | VARIANTS[variant], "data": about, "evaluate": {"batch_size": 3}}
     return Recipe.model_validate(parts)
 
 
-def save_run(folder, data, variant, files=("best.pt",), categories=CATEGORIES):
-    """Each file with other random weights."""
-    setting = recipe(data, variant)
+def save_run(folder, data, variant, files=("best.pt",), categories=CATEGORIES, **more):
+    """Each file with other random weights; `more` fields of the recipe's data."""
+    setting = recipe(data, variant, **more)
     for seed, name in enumerate(files):
         torch.manual_seed(seed)
         weights = build_learner(setting, categories).network.state_dict()
@@ -159,6 +159,14 @@ def test_two_runs_are_put_side_by_side_and_the_same_checkpoint_twice_moves_nothi
     still, moving = (run.steps[0] for run in report.runs)
     assert (still.instability, still.moved.all.changed, still.most) == (0, 0, 10 / 4)
     assert moving.instability > 0
+
+
+def test_runs_of_one_checkpoint_each_are_said_to_give_no_curve(tmp_path, data):
+    curved = save_run(tmp_path / "curved", data, "detr", ("epoch-0001.pt", "epoch-0002.pt"))
+    single = save_run(tmp_path / "single", data, "dab")
+    line = "single: one checkpoint, so nothing between epochs; train with train.keep_every=1 for instability"
+    assert look(curved, single).notes == (line,)
+    assert look(single).notes == ()
 
 
 def test_a_recipe_alone_is_looked_at_with_random_weights(data):

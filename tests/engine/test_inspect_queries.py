@@ -145,3 +145,20 @@ def test_faster_rcnn_is_refused_in_one_line(tmp_path, data):
     ):
         with pytest.raises(DetrctlError, match=line):
             ask()
+
+
+def test_no_point_is_looked_out_from_without_an_encoder(tmp_path, data):
+    wish = Wish(data=str(data), device="cpu")
+    assert not inspect_image(photo(data), recipe="quickstart", wish=wish).encoder.layers
+    with pytest.raises(DetrctlError, match=r"^--point: this model has no encoder layer, so nothing looks out from"):
+        inspect_image(photo(data), recipe="quickstart", asked=Asked(point=(0.5, 0.5)), wish=wish)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    write_split(tmp_path, "val", 3)
+    (tmp_path / "images" / "val" / "1.png").write_bytes(b"no picture")
+    run = save_run(tmp_path / "run", tmp_path, "detr", broken_images="skip")
+    report, matching = inspect_queries(run, wish=Wish(device="cpu")), look(run)
+    assert (report.images, matching.main.images) == (2, 2)
+    for notes in (report.notes, matching.notes):
+        assert len([note for note in notes if "1.png" in note]) == 1, notes
