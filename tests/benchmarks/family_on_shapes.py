@@ -28,7 +28,11 @@ from detrctl.recipe.dump import dump_recipe
 from detrctl.recipe.load import load_recipe
 
 RECIPES = Path(__file__).parent / "family"
-VARIANTS = ("detr", "deformable", "deformable_refine", "deformable_two_stage", "dn", "dino")
+VARIANTS = (
+    *("detr", "dab", "dn", "deformable", "deformable_refine", "deformable_two_stage"),
+    *("dino_no_denoising", "dino_no_encoder_loss", "dino_look_once", "dino"),
+)
+"""Enough that each part's gain is one of them against another."""
 ENDLESS = 10_000
 """Epochs where minutes are the budget."""
 
