@@ -88,16 +88,22 @@ def _look(
 def write(report: "MatchingReport", folder: Path, *, picture_format: str | None) -> list[Path]:
     """The numbers as JSON and CSV, the page, which is made of them, and the pictures."""
     from detrctl.cli import render
-    from detrctl.inspection.matching_report import as_json, write_csv, write_instability_csv
+    from detrctl.inspection.matching_report import CHEAPEST, as_json, write_csv, write_instability_csv
     from detrctl.inspection.report import LARGEST, compact, fitting_page
 
     json_file, csv_file, page_file = (folder / name for name in ("matching.json", "matching.csv", "report.html"))
-    json_file.write_text(compact(as_json(report)) + "\n", encoding="utf-8")
+    content = as_json(report)
+    json_file.write_text(compact(content) + "\n", encoding="utf-8")
     write_csv(report.rows, csv_file)
-    page = fitting_page(report).encode()
-    page_file.write_bytes(page)
-    if len(page) >= LARGEST:
-        render.warn(f"report.html has {len(page) / 1e6:.1f} MB: --show takes fewer images")
+    page = fitting_page(content, report.shown)
+    size = page_file.write_bytes(page.text.encode())
+    if size >= LARGEST:
+        render.warn(f"report.html has {size / 1e6:.1f} MB: --show takes fewer images")
+    elif (cheapest := page.plan.cheapest) < CHEAPEST:
+        render.warn(
+            f"report.html lists the {cheapest} cheapest queries of each truth, not {CHEAPEST}, to stay under 5 MB: "
+            "--show takes fewer images"
+        )
     files = [json_file, csv_file, page_file]
     if any(run.steps for run in report.runs):
         files.append(folder / "instability.csv")

@@ -110,7 +110,7 @@ class MatchingReport:
 # ---- JSON ----
 
 
-def as_json(report: MatchingReport, *, cheapest: int = CHEAPEST) -> dict[str, Any]:
+def as_json(report: MatchingReport) -> dict[str, Any]:
     """Plain values; floats rounded to four digits after the point."""
     content = {
         "format": FORMAT,
@@ -123,8 +123,8 @@ def as_json(report: MatchingReport, *, cheapest: int = CHEAPEST) -> dict[str, An
         "notes": list(report.notes),
         "runs": [_run(run) for run in report.runs],
         "shown_of": report.shown_of,
-        "cheapest": cheapest,
-        "images": [_image(shown.matching, cheapest) for shown in report.shown],
+        "cheapest": CHEAPEST,
+        "images": [_image(shown.matching) for shown in report.shown],
         "denoising": None if report.denoising is None else _denoising(report.denoising),
     }
     plain: dict[str, Any] = rounded(content)
@@ -148,7 +148,7 @@ def _run(run: RunMatching) -> dict[str, Any]:
     }
 
 
-def _image(image: ImageMatching, cheapest: int) -> dict[str, Any]:
+def _image(image: ImageMatching) -> dict[str, Any]:
     return {
         "image_id": image.image_id,
         "height": image.size_hw[0],
@@ -158,13 +158,13 @@ def _image(image: ImageMatching, cheapest: int) -> dict[str, Any]:
             for label, box in zip(image.labels, image.boxes, strict=True)
         ],
         "tokens": image.identity.tolist(),
-        "layers": [_layer(layer, cheapest) for layer in image.layers],
+        "layers": [_layer(layer) for layer in image.layers],
     }
 
 
-def _layer(layer: LayerMatching, cheapest: int) -> dict[str, Any]:
+def _layer(layer: LayerMatching) -> dict[str, Any]:
     """`queries`: by number, [label, score, box]; a truth's `table`: rows of [query, class, l1, giou, total, iou]."""
-    listed = [listed_queries(layer, truth, cheapest) for truth in range(len(layer.matched))]
+    listed = [listed_queries(layer, truth, CHEAPEST) for truth in range(len(layer.matched))]
     mentioned = sorted({query for queries in listed for query in queries})
     costs = layer.costs
     parts = torch.stack([costs.class_cost, costs.l1, costs.giou, costs.total, layer.iou], dim=-1)

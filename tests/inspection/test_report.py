@@ -7,10 +7,20 @@ import pytest
 import torch
 
 from detrctl.boxes import Cxcywh
+from detrctl.cli.inspect_matching import write
+from detrctl.inspection import report as report_module
+from detrctl.inspection.denoising import ImageDenoising, Mask, NoisedQuery, Rebuilt, summarise_denoising
 from detrctl.inspection.instability import between_checkpoints
 from detrctl.inspection.matching import match_batch, match_rows
-from detrctl.inspection.matching_report import MatchingReport, RunMatching, Shown, Weights, as_json
-from detrctl.inspection.report import LARGEST, fitting_page, for_page, make_page, picture_urls
+from detrctl.inspection.matching_report import (
+    DenoisingReport,
+    MatchingReport,
+    RunMatching,
+    Shown,
+    Weights,
+    as_json,
+)
+from detrctl.inspection.report import LARGEST, PLANS, Plan, fitting_page, for_page, make_page, picture_urls
 from detrctl.inspection.split_matching import summarise
 from detrctl.losses.matcher import Matcher, focal_cost
 from detrctl.structures import Categories, DetectorOutput, Predictions, Targets, Tokens
@@ -21,7 +31,7 @@ MATCHER = Matcher(focal_cost(alpha=0.25, gamma=2.0), class_weight=2.0, l1=5.0, g
 LAYERS = 3
 
 
-def a_report(*, images=2, truths=4, queries=40, side=(96, 128)):
+def a_report(*, images=2, truths=4, queries=40, side=(96, 128), depth=LAYERS):
     """Of random predictions that differ from layer to layer."""
     generator = torch.Generator().manual_seed(0)
 
@@ -29,7 +39,7 @@ def a_report(*, images=2, truths=4, queries=40, side=(96, 128)):
         return Cxcywh(torch.rand(*shape, 4, generator=generator) * 0.4 + 0.2)
 
     layers = tuple(
-        Predictions(torch.randn(images, queries, 2, generator=generator), boxes(images, queries)) for _ in range(LAYERS)
+        Predictions(torch.randn(images, queries, 2, generator=generator), boxes(images, queries)) for _ in range(depth)
     )
     memory = Tokens(torch.zeros(1, 0, 4), torch.zeros(1, 0, 4), torch.zeros(1, 0).bool(), (), torch.ones(1))
     targets = [Targets(torch.randint(2, (truths,), generator=generator), boxes(truths), 30 + i) for i in range(images)]
@@ -44,13 +54,47 @@ def a_report(*, images=2, truths=4, queries=40, side=(96, 128)):
     return MatchingReport("d", "val", CATEGORIES, Weights(2, 5, 2), runs, {"run": rows}, "run", shown, False)
 
 
+def a_denoising(report):
+    """Of the report's shown images: each truth once to rebuild and once to refuse, in the first of two groups."""
+    depth = len(report.shown[0].matching.layers)
+    images = tuple(_noised_image(shown.matching, depth) for shown in report.shown)
+    known = 2 * max(len(image.queries) for image in images)
+    own, half = report.main.use.queries, known // 2
+    rows = ((half, (half, half, own)), (half, (0, half, half + own)), (own, (0, known, own)))
+    return DenoisingReport(summarise_denoising(images), Mask(known, half, own, rows), images)
+
+
+def _noised_image(image, depth):
+    labels, boxes = image.labels.tolist(), tuple(map(tuple, image.boxes.tolist()))
+    told = [
+        NoisedQuery(
+            slot,
+            0,
+            truth,
+            part,
+            1 - label,
+            box,
+            0.123456,
+            tuple(Rebuilt(box, label, 0.234567 + layer, 0.345678) for layer in range(depth)),
+        )
+        for slot, (part, truth, label, box) in enumerate(
+            (part, truth, label, boxes[truth]) for part in ("rebuild", "refuse") for truth, label in enumerate(labels)
+        )
+    ]
+    return ImageDenoising(image.image_id, tuple(labels), boxes, tuple(told))
+
+
+def page_of(report):
+    return fitting_page(as_json(report), report.shown)
+
+
 def embedded(page, name):
     return json.loads(re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', page, re.DOTALL)[1])
 
 
 def test_the_page_holds_the_json_itself_and_asks_for_nothing_outside():
     report = a_report()
-    page = fitting_page(report)
+    page = page_of(report).text
     assert embedded(page, "data") == json.loads(json.dumps(for_page(as_json(report))))
     assert len(embedded(page, "pictures")) == 2
     assert "default-src 'none'" in page
@@ -58,27 +102,82 @@ def test_the_page_holds_the_json_itself_and_asks_for_nothing_outside():
     assert not re.search(r"<script[^>]+src=|<link|@import|url\(", page)
 
 
-def test_a_page_of_20_crowded_images_is_under_5_mb_with_fewer_queries_listed_if_need_be():
-    report = a_report(images=20, truths=60, queries=300, side=(480, 640))
-    page = fitting_page(report)
-    content = embedded(page, "data")
-    assert len(page.encode()) < LARGEST
-    assert content["cheapest"] < 30
-    assert as_json(report)["cheapest"] == 30
+def test_a_page_of_20_crowded_images_is_under_5_mb_with_fewer_queries_listed_if_need_be(tmp_path, capsys):
+    report = a_report(truths=60, queries=900, side=(480, 640), depth=6)
+    report = replace(report, shown=report.shown * 10)
+    report = replace(report, denoising=a_denoising(report))
+    write(report, tmp_path, picture_format=None)
+    file = tmp_path / "report.html"
+    content = embedded(file.read_text(encoding="utf-8"), "data")
+    assert file.stat().st_size < LARGEST
+    cheapest = content["cheapest"]
+    assert cheapest < 30
+    assert json.loads((tmp_path / "matching.json").read_text())["cheapest"] == 30
+    assert capsys.readouterr().err == (
+        f"warning: report.html lists the {cheapest} cheapest queries of each truth, not 30, to stay under 5 MB: "
+        "--show takes fewer images\n"
+    )
+    assert len(content["images"]) == 20
     for image in content["images"]:
+        assert len(image["layers"]) == 6
         for layer in image["layers"]:
             assert all(str(truth["query"]) in layer["queries"] for truth in layer["truths"])
+
+
+def test_a_page_gives_up_queries_then_the_size_of_its_pictures_and_then_noised_queries(monkeypatch):
+    report = a_report(images=1, truths=20, queries=100, side=(24, 640))
+    report = replace(report, denoising=a_denoising(report))
+    content = as_json(report)
+    sizes = [len(make_page(for_page(content, p), picture_urls(report.shown, p.side)).encode()) for p in PLANS]
+    assert sizes == sorted(sizes, reverse=True)
+    for plan, size in zip(PLANS, sizes, strict=True):
+        monkeypatch.setattr(report_module, "LARGEST", size + 1)
+        page = fitting_page(content, report.shown)
+        assert (page.plan, len(page.text.encode())) == (plan, size)
+        told = embedded(page.text, "data")
+        assert told["cheapest"] == plan.cheapest
+        assert (told["denoising"]["images"] is not None) == plan.noised
+    monkeypatch.setattr(report_module, "LARGEST", sizes[-1])
+    assert fitting_page(content, report.shown).plan == PLANS[-1]
+
+
+@pytest.mark.parametrize("cheapest", [5, 3, 1])
+def test_of_fewer_queries_those_that_play_a_part_stay_with_their_boxes(cheapest):
+    report = a_report()
+    content, few = as_json(report), for_page(as_json(report), Plan(cheapest, 640))
+    pairs = [
+        (layer, cut)
+        for image, less in zip(content["images"], few["images"], strict=True)
+        for layer, cut in zip(image["layers"], less["layers"], strict=True)
+    ]
+    assert len(pairs) == 2 * LAYERS
+    for layer, cut in pairs:
+        for truth, told in zip(layer["truths"], cut["truths"], strict=True):
+            listed = {row[0] for row in truth["table"][:cheapest]} | {truth["query"], truth["runner_up"]}
+            assert told == truth | {"table": [row for row in truth["table"] if row[0] in listed]}
+        mentioned = {str(row[0]) for told in cut["truths"] for row in told["table"]}
+        assert cut["queries"] == {query: layer["queries"][query] for query in sorted(mentioned, key=int)}
+
+
+def test_of_noised_queries_the_page_holds_the_last_layer_and_matching_json_all():
+    report = a_report()
+    content = as_json(replace(report, denoising=a_denoising(report)))
+    (first, *_), *_ = (image["queries"] for image in content["denoising"]["images"])
+    (told, *_), *_ = (image["queries"] for image in for_page(content)["denoising"]["images"])
+    assert len(first["layers"]) == LAYERS
+    assert told == first | {"layers": first["layers"][-1:]}
 
 
 def test_of_many_checkpoints_the_page_holds_the_steps_and_only_the_last_one_in_full():
     report = a_report()
     (run,) = report.runs
     many = replace(run, checkpoints=run.checkpoints[:1] * 300, steps=run.steps * 299)
-    page = fitting_page(replace(report, runs=(many, replace(many, name="other"))))
+    page = page_of(replace(report, runs=(many, replace(many, name="other")))).text
     assert len(page.encode()) < LARGEST
     first, other = embedded(page, "data")["runs"]
     assert (len(first["checkpoints"]), len(other["checkpoints"])) == (1, 0)
     assert (len(first["steps"]), len(other["steps"])) == (299, 299)
+    assert set(first["steps"][0]["moved"]) == {"all", "by_size"}
     assert embedded(page, "data")["cheapest"] == 30
 
 

@@ -25,6 +25,7 @@
   const number = (value, digits = 3) => (value === null || value === undefined ? "none" : value.toFixed(digits));
   const perCent = (value) => (value === null || value === undefined ? "none" : `${(100 * value).toFixed(0)} %`);
   const share = (part) => (part.of ? part.changed / part.of : null);
+  const cheapest = data.cheapest === 1 ? "cheapest query" : `${data.cheapest} cheapest queries`;
   const named = (query) => (query < 0 ? "none" : String(query));
 
   // A table whose columns sort. A column: [title, how to read a row's value, how to show it]; text columns show null.
@@ -226,8 +227,9 @@
     const lines = [make("p", {}, make("strong", {}, `Truth ${state.truth}: ${className(truth.label)}, ${truth.size}`), ` in decoder layer ${state.layer + 1} of ${image().layers.length}`)];
     lines.push(make("p", {}, mine ? `Matched by query ${told.query}${said(told.query)}: ${terms(mine)}.` : "No query is left for it."));
     lines.push(make("p", {}, other ? `Runner-up: query ${told.runner_up}${said(told.runner_up)}: ${terms(other)}; the whole matching would cost ${number(told.margin)} more.` : "There is no runner-up."));
-    const rank = told.table.findIndex((row) => row[0] === told.query);
-    if (rank > 0) lines.push(make("p", {}, `Cheaper for this truth would be ${rank === 1 ? "one query, which answers" : `${rank} queries, which answer`} for others.`));
+    const rank = Math.min(told.table.findIndex((row) => row[0] === told.query), data.cheapest); // beyond it rows are left out
+    const least = rank === data.cheapest ? "at least " : "";
+    if (rank > 0) lines.push(make("p", {}, `Cheaper for this truth would be ${least}${rank === 1 ? "one query, which answers" : `${rank} queries, which answer`} for others.`));
     detail.replaceChildren(...lines);
     detail.dataset.truth = state.truth;
     detail.dataset.query = told.query;
@@ -246,7 +248,7 @@
 
   function tellCosts(told) {
     const answersFor = new Map(layer().truths.map((other, index) => [other.query, index]));
-    table(byId("costs"), `Truth ${state.truth}: the ${data.cheapest} cheapest queries, and its match and runner-up`, [
+    table(byId("costs"), `Truth ${state.truth}: the ${cheapest}, and its match and runner-up`, [
       ["query", (row) => row[0], String],
       ["cost", (row) => row[4], number],
       ["class", (row) => row[1], number],
@@ -367,11 +369,7 @@
         ["score, to rebuild", (row) => row.score_rebuilt, number], ["score, to refuse", (row) => row.score_refused, number],
       ], [summary.given, ...summary.layers]),
     );
-    const rows = data.denoising.images.flatMap((each) => each.queries.map((query) => ({ image: each.image_id, aim: each.labels[query.truth], last: query.layers.at(-1), ...query })));
-    byId("denoising").append(boxed("Noised queries of the shown images, first group", [
-      ["image", (row) => row.image, String], ["truth", (row) => row.truth, String], ["to", (row) => row.part, null], ["is", (row) => className(row.aim), null], ["given as", (row) => className(row.label), null],
-      ["IoU given", (row) => row.iou, number], ["IoU rebuilt", (row) => row.last.iou, number], ["says", (row) => className(row.last.label), null], ["score", (row) => row.last.score, number],
-    ], rows));
+    tellNoised(data.denoising.images);
     const size = mask.known + mask.own;
     const svg = draw("svg", { class: "mask", viewBox: `0 0 ${size} ${size}`, role: "img", "shape-rendering": "crispEdges", "aria-label": `Attention mask: ${mask.known} noised queries in groups of ${mask.group}, then ${mask.own} of the model's own` });
     let y = 0;
@@ -386,10 +384,22 @@
     byId("denoising").append(make("h3", {}, "Attention mask"), svg, make("p", { class: "note" }, `Rows look at columns; dark is blocked. The first ${mask.known} are noised truths in groups of ${mask.group}, the last ${mask.own} the model's own queries, which see no noised one.`));
   }
 
+  function tellNoised(images) {
+    if (images === null) {
+      byId("denoising").append(make("p", { class: "note", id: "left-out" }, "The noised queries of the shown images are left out to keep this page under 5 MB; matching.json has them."));
+      return;
+    }
+    const rows = images.flatMap((each) => each.queries.map((query) => ({ image: each.image_id, aim: each.labels[query.truth], last: query.layers.at(-1), ...query })));
+    byId("denoising").append(boxed("Noised queries of the shown images, first group", [
+      ["image", (row) => row.image, String], ["truth", (row) => row.truth, String], ["to", (row) => row.part, null], ["is", (row) => className(row.aim), null], ["given as", (row) => className(row.label), null],
+      ["IoU given", (row) => row.iou, number], ["IoU rebuilt", (row) => row.last.iou, number], ["says", (row) => className(row.last.label), null], ["score", (row) => row.last.score, number],
+    ], rows));
+  }
+
   function tellAbout() {
     byId("about").textContent = `${data.data}, split ${data.split}: ${main.images} images, ${main.truths} truths, ${main.use.queries} queries; ${data.images.length} images shown, of ${data.shown_of}. Cost = ${data.weights.class_cost} × class + ${data.weights.l1} × L1 + ${data.weights.giou} × GIoU; lower is better.`;
     for (const [word, meaning] of Object.entries(data.meanings)) byId("words").append(make("dt", {}, word.replaceAll("_", " ")), make("dd", {}, meaning));
-    document.querySelector(".hint").textContent = document.querySelector(".hint").textContent.replace("30", data.cheapest);
+    for (const place of document.querySelectorAll(".cheapest")) place.textContent = cheapest;
   }
 
   tellAbout();
