@@ -58,11 +58,12 @@ def fitting_page(content: dict[str, Any], shown: Sequence[Shown]) -> Page:
 
 
 def for_page(content: dict[str, Any], plan: Plan = PLANS[0]) -> dict[str, Any]:
-    """Of the JSON what the page tells: of all checkpoints but the one that is shown only the steps between them.
+    """Of the JSON what the page tells: in full the checkpoint that is shown, of the others the steps between them.
 
-    Where its noised queries are left out, the images of `denoising` are null.
+    Of each run there is the `last` checkpoint's last layer. Where noised queries are left out, the images of
+    `denoising` are null.
     """
-    first, *others = (run | {"steps": [_step(step) for step in run["steps"]]} for run in content["runs"])
+    first, *others = map(_run, content["runs"])
     denoising = content["denoising"]
     if denoising is not None:
         images = [_noised(image) for image in denoising["images"]] if plan.noised else None
@@ -88,6 +89,20 @@ def _layer(layer: dict[str, Any], cheapest: int) -> dict[str, Any]:
     mentioned = {str(row[0]) for truth in truths for row in truth["table"]}
     queries = {query: told for query, told in layer["queries"].items() if query in mentioned}
     return {"queries": queries, "truths": truths}
+
+
+def _run(run: dict[str, Any]) -> dict[str, Any]:
+    """`last`: the terms of the last layer, and its changes from the layer before, where there are such."""
+    checkpoint = run["checkpoints"][-1]
+    terms = [layer["all"] for layer in checkpoint["layers"][-1:]]
+    changes = [step["all"] for step in checkpoint["between_layers"][-1:]]
+    last = {
+        "name": checkpoint["name"],
+        "layers": len(checkpoint["layers"]),
+        "terms": terms[0] if terms else None,
+        "changes": changes[0] if changes else None,
+    }
+    return run | {"steps": [_step(step) for step in run["steps"]], "last": last}
 
 
 def _step(step: dict[str, Any]) -> dict[str, Any]:

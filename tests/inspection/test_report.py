@@ -1,6 +1,7 @@
 import json
 import os
 import re
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -181,21 +182,48 @@ def test_of_many_checkpoints_the_page_holds_the_steps_and_only_the_last_one_in_f
     assert embedded(page, "data")["cheapest"] == 30
 
 
+def test_of_each_run_the_page_holds_the_last_layer_of_the_last_checkpoint():
+    report = two_runs()
+    content = as_json(report)
+    told = for_page(content)
+    assert [run["last"]["name"] for run in told["runs"]] == ["run", "other epoch 7"]
+    for run, less in zip(content["runs"], told["runs"], strict=True):
+        checkpoint = run["checkpoints"][-1]
+        assert less["last"]["layers"] == len(checkpoint["layers"])
+        assert less["last"]["terms"] == checkpoint["layers"][-1]["all"]
+    assert told["runs"][0]["last"]["changes"] == content["runs"][0]["checkpoints"][-1]["between_layers"][-1]["all"]
+    assert told["runs"][1]["last"]["changes"] is None
+
+
+def two_runs():
+    """The other one has but one layer, so that nothing moves between layers, and was trained with denoising."""
+    report, shallow = a_report(truths=5), a_report(truths=5, queries=30, depth=1)
+    (run,) = shallow.runs
+    last = replace(shallow.main, name="other epoch 7", epoch=7)
+    other = replace(run, name="other", checkpoints=(shallow.main, last), denoising=True)
+    return replace(report, runs=(*report.runs, other))
+
+
 # ---- in a real browser ----
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
+@contextmanager
+def opened(report, folder):
     browser = find_browser()
     if browser is None:
         assert "DETRCTL_NEEDS_BROWSER" not in os.environ, "no Chromium is installed here"
         pytest.skip("no Chromium is installed here, so the page was not opened in a browser")
-    report = a_report()
-    content = as_json(report)
-    file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(make_page(content, picture_urls(report.shown)), encoding="utf-8")
+    file = folder / "report.html"
+    file.write_text(page_of(report).text, encoding="utf-8")
     with Page(browser, file.as_uri()) as page:
-        yield page, content
+        yield page
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    report = a_report()
+    with opened(report, tmp_path_factory.mktemp("page")) as page:
+        yield page, as_json(report)
 
 
 def highlighted(page):
@@ -377,3 +405,37 @@ def test_another_image_is_shown_from_its_last_layer_whatever_lies_under_a_restin
     assert page.run(under) != "0"
     assert highlighted(page)["queries"] == [content["images"][1]["layers"][LAYERS - 1]["truths"][0]["query"]] * 3
     assert page.errors == []
+
+
+def cells(page, table):
+    """The text of a table's head and rows."""
+    return page.run(
+        f"[...document.querySelector({json.dumps(table)}).rows].map(r => [...r.cells].map(cell => cell.textContent))"
+    )
+
+
+def test_runs_are_compared_by_their_last_layers_in_a_table_that_sorts(tmp_path):
+    report = two_runs()
+    with opened(report, tmp_path) as page:
+        heads, *rows = cells(page, "#runs table")
+        assert heads[:3] == ["run", "checkpoint", "layers"]
+        wanted = [
+            (run.title, run.checkpoints[-1].name, str(len(run.checkpoints[-1].layers)), run.checkpoints[-1])
+            for run in report.runs
+        ]
+        for row, (title, name, depth, checkpoint) in zip(rows, wanted, strict=True):
+            told, terms = dict(zip(heads, row, strict=True)), checkpoint.layers[-1].all
+            assert (told["run"], told["checkpoint"], told["layers"]) == (title, name, depth)
+            assert float(told["cost"]) == pytest.approx(terms.cost_total, abs=6e-4)
+            assert float(told["IoU"]) == pytest.approx(terms.iou, abs=6e-4)
+            assert told["found"] == f"{100 * terms.found:.0f} %"
+        share = report.main.between_layers[-1].all.value
+        assert [row[heads.index("changed last")] for row in rows] == [f"{100 * share:.0f} %", "\N{EN DASH}"]
+        page.run("document.querySelector('#runs thead th:nth-child(1) button').click()")
+        assert [row[0] for row in cells(page, "#runs table")[1:]] == ["other, with denoising", "run, without denoising"]
+        assert page.errors == []
+
+
+def test_a_single_run_has_no_table_of_runs(made):
+    page, _ = made
+    assert page.run("document.getElementById('runs-section').hidden && document.querySelector('#runs table') === null")

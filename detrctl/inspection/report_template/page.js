@@ -317,6 +317,8 @@
     ["next layer changes", (row) => row.changes, (value) => (value === null ? "–" : perCent(value))],
   ];
 
+  const lastColumns = termColumns.map(([title, ...rest]) => [title === "next layer changes" ? "changed last" : title, ...rest]);
+
   function tellSplit() {
     const rows = main.layers.map((each, index) => ({ name: each.layer + 1, terms: each.all, changes: change(index, (step) => step.all) }));
     byId("split").append(boxed(`Matched pairs by decoder layer, ${main.name}`, [["layer", (row) => row.name, String], ...termColumns], rows));
@@ -324,8 +326,7 @@
     for (const [title, field] of [["size", "by_size"], ["class", "by_class"]]) {
       if (last < 0) break;
       const groups = Object.entries(main.layers[last][field]).map(([name, terms]) => ({ name, terms, changes: change(last - 1, (step) => step[field][name]) }));
-      const columns = termColumns.map((column) => (column[0] === "next layer changes" ? ["changed last", column[1], column[2]] : column));
-      byId("split").append(boxed(`By ${title}, last layer`, [[title, (row) => row.name, null], ...columns], groups));
+      byId("split").append(boxed(`By ${title}, last layer`, [[title, (row) => row.name, null], ...lastColumns], groups));
     }
     byId("split").append(boxed(`Truths that no query finds: ${main.hard_truths} of ${main.truths}` + (main.hard.length < main.hard_truths ? `, the ${main.hard.length} hardest` : ""), [
       ["image", (row) => row.image_id, String], ["truth", (row) => row.truth, String], ["class", (row) => row.label, null], ["size", (row) => row.size, null],
@@ -345,8 +346,18 @@
     return part ? share(part) : null;
   }
 
+  const titled = (run) => `${run.name}, ${run.denoising ? "with" : "without"} denoising`;
+
+  function tellRuns() {
+    if (data.runs.length < 2 || !main.layers.length) return;
+    byId("runs-section").hidden = false;
+    const rows = data.runs.map((run) => ({ run: titled(run), ...run.last, changes: run.last.changes && share(run.last.changes) }));
+    const columns = [["run", (row) => row.run, null], ["checkpoint", (row) => row.name, null], ["layers", (row) => row.layers, String], ...lastColumns];
+    byId("runs").append(boxed("Last checkpoint of each run, last layer; costs by the weights of its own matching", columns, rows));
+  }
+
   function tellSteps() {
-    const steps = data.runs.flatMap((run) => run.steps.map((step) => ({ run: `${run.name}, ${run.denoising ? "with" : "without"} denoising`, ...step })));
+    const steps = data.runs.flatMap((run) => run.steps.map((step) => ({ run: titled(run), ...step })));
     if (!steps.length) return;
     byId("steps-section").hidden = false;
     const columns = [
@@ -405,6 +416,7 @@
   tellAbout();
   startImages();
   tellSplit();
+  tellRuns();
   tellSteps();
   tellDenoising();
 })();
