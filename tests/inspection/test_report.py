@@ -32,8 +32,8 @@ MATCHER = Matcher(focal_cost(alpha=0.25, gamma=2.0), class_weight=2.0, l1=5.0, g
 LAYERS = 3
 
 
-def a_report(*, images=2, truths=4, queries=40, side=(96, 128), depth=LAYERS):
-    """Of random predictions that differ from layer to layer."""
+def a_report(*, images=2, truths=4, queries=40, side=(96, 128), depth=LAYERS, empty=0):
+    """Of random predictions that differ from layer to layer; the last `empty` images have no truths."""
     generator = torch.Generator().manual_seed(0)
 
     def boxes(*shape):
@@ -44,6 +44,8 @@ def a_report(*, images=2, truths=4, queries=40, side=(96, 128), depth=LAYERS):
     )
     memory = Tokens(torch.zeros(1, 0, 4), torch.zeros(1, 0, 4), torch.zeros(1, 0).bool(), (), torch.ones(1))
     targets = [Targets(torch.randint(2, (truths,), generator=generator), boxes(truths), 30 + i) for i in range(images)]
+    for i in range(images - empty, images):
+        targets[i] = Targets(torch.zeros(0, dtype=torch.int64), Cxcywh(torch.zeros(0, 4)), 30 + i)
     sizes = torch.tensor([side]).expand(images, -1)
     matched = match_batch(DetectorOutput(layers, memory), targets, sizes, MATCHER, num_classes=2)
     rows = [row for image in matched for row in match_rows(image, CATEGORIES)]
@@ -75,8 +77,8 @@ def _noised_image(image, depth):
             part,
             1 - label,
             box,
-            0.123456,
-            tuple(Rebuilt(box, label, 0.234567 + layer, 0.345678) for layer in range(depth)),
+            0.25,
+            tuple(Rebuilt(box, label, 0.3 + layer / 10, 0.6 + layer / 10) for layer in range(depth)),
         )
         for slot, (part, truth, label, box) in enumerate(
             (part, truth, label, boxes[truth]) for part in ("rebuild", "refuse") for truth, label in enumerate(labels)
@@ -208,13 +210,13 @@ def two_runs():
 
 
 @contextmanager
-def opened(report, folder):
+def opened(text, folder):
     browser = find_browser()
     if browser is None:
         assert "DETRCTL_NEEDS_BROWSER" not in os.environ, "no Chromium is installed here"
         pytest.skip("no Chromium is installed here, so the page was not opened in a browser")
     file = folder / "report.html"
-    file.write_text(page_of(report).text, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     with Page(browser, file.as_uri()) as page:
         yield page
 
@@ -222,7 +224,7 @@ def opened(report, folder):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     report = a_report()
-    with opened(report, tmp_path_factory.mktemp("page")) as page:
+    with opened(page_of(report).text, tmp_path_factory.mktemp("page")) as page:
         yield page, as_json(report)
 
 
@@ -397,10 +399,7 @@ def test_another_image_is_shown_from_its_last_layer_whatever_lies_under_a_restin
     center_x, center_y = content["images"][1]["truths"][2]["box"][:2]
     place = picture["x"] + center_x * picture["width"], picture["y"] + center_y * picture["height"]
     page.hover_at(*place)
-    page.run(
-        "(() => { const e = document.getElementById('image'); e.value = 1; e.dispatchEvent(new Event('change')); })()"
-    )
-    page.settle()
+    pick(page, image=1)
     under = "document.elementFromPoint({}, {}).closest('.truth-group').dataset.truth".format(*place)
     assert page.run(under) != "0"
     assert highlighted(page)["queries"] == [content["images"][1]["layers"][LAYERS - 1]["truths"][0]["query"]] * 3
@@ -416,7 +415,7 @@ def cells(page, table):
 
 def test_runs_are_compared_by_their_last_layers_in_a_table_that_sorts(tmp_path):
     report = two_runs()
-    with opened(report, tmp_path) as page:
+    with opened(page_of(report).text, tmp_path) as page:
         heads, *rows = cells(page, "#runs table")
         assert heads[:3] == ["run", "checkpoint", "layers"]
         wanted = [
@@ -439,3 +438,140 @@ def test_runs_are_compared_by_their_last_layers_in_a_table_that_sorts(tmp_path):
 def test_a_single_run_has_no_table_of_runs(made):
     page, _ = made
     assert page.run("document.getElementById('runs-section').hidden && document.querySelector('#runs table') === null")
+
+
+# ---- two stages, denoising, nothing to show ----
+
+
+def two_stage_report():
+    """With denoising, and an image without truths at the end; the tokens are the slots and 1000."""
+    report = a_report(images=3, empty=1)
+    shown = tuple(
+        replace(each, matching=replace(each.matching, identity=each.matching.identity + 1000)) for each in report.shown
+    )
+    runs = tuple(replace(run, denoising=True, two_stage=True) for run in report.runs)
+    report = replace(report, shown=shown, runs=runs, two_stage=True)
+    return replace(report, denoising=a_denoising(report))
+
+
+@pytest.fixture(scope="module")
+def two_stage(tmp_path_factory):
+    report = two_stage_report()
+    with opened(page_of(report).text, tmp_path_factory.mktemp("two_stage")) as page:
+        yield page, report
+
+
+NOISED = '[aria-label="Noised queries of the shown images, first group"] table'
+LAYERS_OF_NOISED = '[aria-label="What the layers make of noised truths"] table'
+
+
+def test_noised_truths_are_told_layer_by_layer_and_one_by_one(two_stage):
+    page, report = two_stage
+    heads, given, *layers = cells(page, LAYERS_OF_NOISED)
+    assert heads[0] == "layer"
+    assert given == ["given", "0.250", "0 %", "none", "none"]
+    assert layers == [[f"{i + 1}", f"{0.6 + i / 10:.3f}", "100 %", *[f"{0.3 + i / 10:.3f}"] * 2] for i in range(LAYERS)]
+    _, *rows = cells(page, NOISED)
+    names = CATEGORIES.names
+    assert rows == [
+        [
+            str(shown.matching.image_id),
+            str(truth),
+            part,
+            names[label],
+            names[1 - label],
+            "0.250",
+            "0.800",
+            names[label],
+            "0.500",
+        ]
+        for shown in report.shown
+        for part in ("rebuild", "refuse")
+        for truth, label in enumerate(shown.matching.labels.tolist())
+    ]
+    assert len(rows) == 2 * 2 * 4
+    assert page.errors == []
+
+
+def test_the_attention_mask_is_drawn_as_it_is(two_stage):
+    page, report = two_stage
+    mask = report.denoising.mask
+    size = mask.known + mask.own
+    wanted = torch.zeros(size, size, dtype=torch.int64)
+    y = 0
+    for count, runs in mask.rows:
+        edges = torch.tensor([0, *runs]).cumsum(0).tolist()
+        for start, end in zip(edges[1::2], edges[2::2], strict=False):
+            wanted[y : y + count, start:end] = 1
+        y += count
+    drawn = torch.zeros_like(wanted)
+    sides = "['x', 'y', 'width', 'height'].map(side => Number(r.getAttribute(side)))"
+    for x, y, width, height in page.run(f"[...document.querySelectorAll('.mask .blocked')].map(r => {sides})"):
+        drawn[y : y + height, x : x + width] += 1
+    assert torch.equal(drawn, wanted)
+    assert 0 < wanted.sum() < wanted.numel()
+    label = page.run("document.querySelector('.mask').getAttribute('aria-label')")
+    assert label == (
+        f"Attention mask: {mask.known} noised queries in groups of {mask.group}, then {mask.own} of the model's own"
+    )
+
+
+def test_in_two_stages_a_query_is_told_with_its_token(two_stage):
+    page, report = two_stage
+    pick(page, image=0)
+    told = report.shown[0].matching.layers[-1]
+    words = page.run("document.getElementById('detail').textContent")
+    for query in (int(told.matched[0]), int(told.runner_up[0])):
+        assert re.search(rf"query {query} \(says [^)]*, token {1000 + query}\)", words)
+    assert page.errors == []
+
+
+def test_an_image_without_truths_says_so_in_every_layer(two_stage):
+    page, _ = two_stage
+    pick(page, image=2)
+    page.run("document.getElementById('layer').focus()")
+    for _ in range(LAYERS):
+        assert page.run("document.getElementById('detail').textContent") == "This image has no truths."
+        assert page.run("document.querySelectorAll('.truth-group, #truths tbody tr, #costs tr').length") == 0
+        assert page.run("document.querySelectorAll('#picture image').length") == 1
+        page.run("document.getElementById('others').click()")
+        page.press("ArrowLeft")
+    assert page.run("document.getElementById('layer-name').textContent") == f"1 of {LAYERS}"
+    pick(page, image=1)
+    assert page.run("document.querySelectorAll('.truth-group').length") == 4
+    assert page.errors == []
+
+
+def pick(page, *, image):
+    menu = "document.getElementById('image')"
+    page.run(f"{menu}.value = {image}, {menu}.dispatchEvent(new Event('change'))")
+    page.settle()
+
+
+def test_a_page_without_a_shown_image_tells_the_split_and_the_denoising(tmp_path):
+    report = two_stage_report()
+    report = replace(report, shown=(), denoising=replace(report.denoising, images=()))
+    with opened(page_of(report).text, tmp_path) as page:
+        assert page.run("document.getElementById('look').hidden")
+        assert len(cells(page, "#split table")) == 1 + LAYERS
+        assert len(cells(page, LAYERS_OF_NOISED)) == 2 + LAYERS
+        assert page.run(f"document.querySelector('{NOISED}')") is None
+        assert page.run("document.querySelectorAll('.mask .blocked').length") > 0
+        assert page.run("document.getElementById('left-out')") is None
+        assert page.errors == []
+
+
+def test_a_page_cut_to_its_smallest_says_what_is_missing(tmp_path):
+    report = two_stage_report()
+    content = for_page(as_json(report), PLANS[-1])
+    told = content["images"][0]["layers"][-1]["truths"]
+    (crowded, *_) = (i for i, truth in enumerate(told) if [row[0] for row in truth["table"]].index(truth["query"]) > 0)
+    with opened(make_page(content, picture_urls(report.shown)), tmp_path) as page:
+        assert "are left out" in page.run("document.getElementById('left-out').textContent")
+        assert page.run(f"document.querySelector('{NOISED}')") is None
+        assert len(cells(page, LAYERS_OF_NOISED)) == 2 + LAYERS
+        assert "its cheapest query appear" in page.run("document.querySelector('.hint').textContent")
+        page.run(f"document.querySelector('.truth-group[data-truth=\"{crowded}\"]').focus()")
+        words = page.run("document.getElementById('detail').textContent")
+        assert "Cheaper for this truth would be at least one query" in words
+        assert page.errors == []

@@ -400,6 +400,7 @@
       byId("denoising").append(make("p", { class: "note", id: "left-out" }, "The noised queries of the shown images are left out to keep this page under 5 MB; matching.json has them."));
       return;
     }
+    if (!images.length) return;
     const rows = images.flatMap((each) => each.queries.map((query) => ({ image: each.image_id, aim: each.labels[query.truth], last: query.layers.at(-1), ...query })));
     byId("denoising").append(boxed("Noised queries of the shown images, first group", [
       ["image", (row) => row.image, String], ["truth", (row) => row.truth, String], ["to", (row) => row.part, null], ["is", (row) => className(row.aim), null], ["given as", (row) => className(row.label), null],
