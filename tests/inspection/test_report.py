@@ -365,19 +365,88 @@ def test_a_query_is_chosen_by_pointing_at_its_box_in_the_picture(made):
     assert page.errors == []
 
 
-def test_a_click_on_a_column_sorts_up_and_another_down(made):
-    page, content = made
-    page.run("document.querySelector('.truth-group[data-truth=\"1\"]').focus()")
-    table = content["images"][0]["layers"][LAYERS - 1]["truths"][1]["table"]
-    shown = "[...document.querySelectorAll('#costs tbody tr')].map(row => Number(row.dataset.query))"
-    assert page.run(shown) == [row[0] for row in table]
-    click = "document.querySelector('#costs thead th:nth-child(4) button').click()"
-    page.run(click)
-    assert page.run(shown) == [row[0] for row in sorted(table, key=lambda row: row[2])]
-    assert page.run("document.querySelector('#costs th:nth-child(4)').getAttribute('aria-sort')") == "ascending"
-    page.run(click)
-    assert page.run(shown) == [row[0] for row in sorted(table, key=lambda row: -row[2])]
-    assert page.errors == []
+@pytest.fixture
+def unsorted(tmp_path):
+    """A page of its own: a sort that was chosen stays."""
+    report = a_report()
+    with opened(page_of(report).text, tmp_path) as page:
+        yield page, as_json(report)["images"][0]["layers"][LAYERS - 1]["truths"]
+        assert page.errors == []
+
+
+def focus_truth(page, truth):
+    page.run(f"document.querySelector('.truth-group[data-truth=\"{truth}\"]').focus()")
+
+
+def sort_by(page, table, title):
+    """A click on the column's head; the column's order then."""
+    heads = f"[...document.querySelectorAll('#{table} thead th')]"
+    page.run(f"{heads}.find(head => head.textContent === {json.dumps(title)}).querySelector('button').click()")
+    return orders(page, table)[title]
+
+
+def orders(page, table):
+    """Title and order of the sorted columns."""
+    heads = f"[...document.querySelectorAll('#{table} thead th:not([aria-sort=none])')]"
+    return dict(page.run(f"{heads}.map(head => [head.textContent, head.getAttribute('aria-sort')])"))
+
+
+def listed(page):
+    return page.run("[...document.querySelectorAll('#costs tbody tr')].map(row => Number(row.dataset.query))")
+
+
+def test_a_click_on_a_column_sorts_up_and_another_down(unsorted):
+    page, told = unsorted
+    focus_truth(page, 1)
+    table = told[1]["table"]
+    assert listed(page) == [row[0] for row in table]
+    assert sort_by(page, "costs", "L1") == "ascending"
+    assert listed(page) == [row[0] for row in sorted(table, key=lambda row: row[2])]
+    assert sort_by(page, "costs", "L1") == "descending"
+    assert listed(page) == [row[0] for row in sorted(table, key=lambda row: -row[2])]
+    assert sort_by(page, "costs", "IoU") == "ascending"
+    assert orders(page, "costs") == {"IoU": "ascending"}
+    assert listed(page) == [row[0] for row in sorted(table, key=lambda row: row[5])]
+
+
+def test_a_column_of_text_sorts_by_the_alphabet_and_equals_stay_in_their_order(unsorted):
+    page, _ = unsorted
+    names = dict(enumerate(row[1] for row in cells(page, "#truths")[1:]))
+    assert list(names.values()) != sorted(names.values())
+    for order, reverse in (("ascending", False), ("descending", True)):
+        assert sort_by(page, "truths", "class") == order
+        shown = page.run("[...document.querySelectorAll('#truths tbody tr')].map(row => Number(row.dataset.truth))")
+        assert shown == sorted(names, key=names.get, reverse=reverse)
+
+
+def test_rows_without_a_value_come_last_however_a_column_is_sorted(unsorted):
+    page, told = unsorted
+    focus_truth(page, 0)
+    answers = {truth["query"]: number for number, truth in enumerate(told)}
+    queries = [row[0] for row in told[0]["table"]]
+    some, none = [q for q in queries if q in answers], [q for q in queries if q not in answers]
+    assert min(len(some), len(none)) > 1
+    for order, reverse in (("ascending", False), ("descending", True)):
+        assert sort_by(page, "costs", "matched to") == order
+        assert listed(page) == sorted(some, key=answers.get, reverse=reverse) + none
+
+
+def test_a_chosen_sort_stays_when_another_truth_is_focused_or_another_layer_shown(unsorted):
+    page, told = unsorted
+    focus_truth(page, 0)
+    sort_by(page, "costs", "GIoU")
+    sort_by(page, "costs", "GIoU")
+    for truth in (2, 3, 1):
+        focus_truth(page, truth)
+        assert orders(page, "costs") == {"GIoU": "descending"}
+        assert listed(page) == [row[0] for row in sorted(told[truth]["table"], key=lambda row: -row[3])]
+    sort_by(page, "truths", "margin")
+    page.run("document.getElementById('layer').focus()")
+    page.press("ArrowLeft")
+    assert (orders(page, "costs"), orders(page, "truths")) == ({"GIoU": "descending"}, {"margin": "ascending"})
+    margins = [float(row[-1]) for row in cells(page, "#truths")[1:]]
+    assert margins == sorted(margins)
+    assert sort_by(page, "costs", "GIoU") == "ascending"
 
 
 def test_everything_that_can_be_focused_has_a_name_and_class_names_are_only_text(made):

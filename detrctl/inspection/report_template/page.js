@@ -29,20 +29,23 @@
   const named = (query) => (query < 0 ? "none" : String(query));
 
   // A table whose columns sort. A column: [title, how to read a row's value, how to show it]; text columns show null.
+  // A sort that was chosen stays when the element gets other rows.
+  const orders = new WeakMap();
   function table(element, caption, columns, rows, decorate = () => {}) {
-    let order = null;
     const body = make("tbody");
     const heads = columns.map(([title, , show], index) => {
       const button = make("button", { type: "button" }, title);
       const head = make("th", { scope: "col", class: show ? null : "text", "aria-sort": "none" }, button);
-      button.addEventListener("click", () => sort(index, head));
+      button.addEventListener("click", () => {
+        const order = orders.get(element);
+        sort(index, !(order && order.index === index && order.up));
+      });
       return head;
     });
-    function sort(index, head) {
-      const up = !(order && order.index === index && order.up);
-      order = { index, up };
-      heads.forEach((other) => other.setAttribute("aria-sort", "none"));
-      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    function sort(index, up) {
+      orders.set(element, { index, up });
+      heads.forEach((head) => head.setAttribute("aria-sort", "none"));
+      heads[index].setAttribute("aria-sort", up ? "ascending" : "descending");
       const value = columns[index][1];
       const missing = (x) => x === null || x === undefined;
       const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b);
@@ -63,6 +66,8 @@
       return line;
     });
     body.append(...lines);
+    const order = orders.get(element);
+    if (order) sort(order.index, order.up);
     element.replaceChildren(make("caption", {}, caption), make("thead", {}, make("tr", {}, ...heads)), body);
     return element;
   }
