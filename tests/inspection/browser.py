@@ -91,8 +91,13 @@ class Page:
         frames = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))))"
         self._call("Runtime.evaluate", expression=frames, awaitPromise=True)
 
-    def screenshot(self, file: Path) -> None:
-        data = self._call("Page.captureScreenshot", format="png")["data"]
+    def screenshot(self, file: Path, *, whole: bool = False) -> None:
+        """A PNG of the window, or of the whole page, however long."""
+        part = {}
+        if whole:
+            size = self._call("Page.getLayoutMetrics")["cssContentSize"]
+            part = {"captureBeyondViewport": True, "clip": {**size, "scale": 1}}
+        data = self._call("Page.captureScreenshot", format="png", **part)["data"]
         file.write_bytes(base64.b64decode(data))
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:

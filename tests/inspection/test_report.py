@@ -3,9 +3,11 @@ import os
 import re
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageStat
 
 from detrctl.boxes import Cxcywh
 from detrctl.cli.inspect_matching import write
@@ -26,6 +28,7 @@ from detrctl.inspection.split_matching import summarise
 from detrctl.losses.matcher import Matcher, focal_cost
 from detrctl.structures import Categories, DetectorOutput, Predictions, Targets, Tokens
 from tests.inspection.browser import Page, find_browser
+from tests.inspection.page_screenshots import take
 
 CATEGORIES = Categories(("cat</script>", "<b>dog</b>"), (1, 2))
 MATCHER = Matcher(focal_cost(alpha=0.25, gamma=2.0), class_weight=2.0, l1=5.0, giou=2.0)
@@ -332,6 +335,18 @@ def test_a_dark_page_is_light_letters_on_a_dark_ground(made):
         ground, ink = dark.run(shade)
         assert ground < ink
         assert dark.errors == []
+
+
+def test_pictures_of_the_whole_page_are_taken_light_and_dark(made, tmp_path):
+    page, _ = made
+    address = page.run("decodeURIComponent(location.pathname)")
+    pictures = [Image.open(file).convert("L") for file in take(Path(address), tmp_path)]
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["report-dark.png", "report-light.png"]
+    size = page.run("[document.documentElement.clientWidth, document.documentElement.scrollHeight]")
+    assert [picture.size for picture in pictures] == [tuple(size)] * 2
+    light, dark = (ImageStat.Stat(picture).median[0] for picture in pictures)
+    assert light > 200
+    assert dark < 60
 
 
 def test_a_query_is_chosen_by_pointing_at_its_box_in_the_picture(made):
