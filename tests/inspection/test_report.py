@@ -306,7 +306,7 @@ def test_the_row_of_the_match_or_the_runner_up_is_marked_by_pointing_at_its_box(
         page.run(f"document.querySelector('.truth-group[data-truth=\"{truth}\"]').focus()")
         for query, role in ((told["query"], "match"), (told["runner_up"], "runner-up")):
             row = f"document.querySelector('#costs tr[data-query=\"{query}\"]')"
-            assert page.run(f"{row}.lastChild.textContent") == role
+            assert page.run(f"{row}.children[1].textContent") == role
             place = page.run(
                 f"""(() => {{
                     const line = document.querySelector('#overlay .edge[data-query="{query}"]');
@@ -659,3 +659,20 @@ def test_a_page_cut_to_its_smallest_says_what_is_missing(tmp_path):
         words = page.run("document.getElementById('detail').textContent")
         assert "Cheaper for this truth would be at least one query" in words
         assert page.errors == []
+
+
+def test_the_words_explained_are_those_of_the_page_and_not_how_the_json_counts(made):
+    page, content = made
+    words = page.run("[...document.querySelectorAll('#words dt')].map(word => word.textContent)")
+    assert words == [word.replace("_", " ") for word in content["meanings"] if word not in ("layers", "boxes")]
+    assert len(words) >= 7
+
+
+def test_what_a_query_is_to_the_truth_is_in_sight_without_scrolling_the_table(made):
+    page, _ = made
+    box = "document.querySelector('{}').getBoundingClientRect().right"
+    assert page.run(box.format("#costs tr.is-match td:nth-child(3)")) < page.run(box.format(".scroll:has(#costs)"))
+    assert page.run("[...document.querySelectorAll('#costs th')].map(h => h.textContent).slice(1, 3)") == [
+        "here",
+        "matched to",
+    ]

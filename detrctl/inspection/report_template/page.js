@@ -255,6 +255,8 @@
     const answersFor = new Map(layer().truths.map((other, index) => [other.query, index]));
     table(byId("costs"), `Truth ${state.truth}: the ${cheapest}, and its match and runner-up`, [
       ["query", (row) => row[0], String],
+      ["here", (row) => (row[0] === told.query ? "match" : row[0] === told.runner_up ? "runner-up" : "–"), null],
+      ["matched to", (row) => answersFor.get(row[0]) ?? null, (value) => (value === null ? "–" : `truth ${value}`)],
       ["cost", (row) => row[4], number],
       ["class", (row) => row[1], number],
       ["L1", (row) => row[2], number],
@@ -262,8 +264,6 @@
       ["IoU", (row) => row[5], number],
       ["says", (row) => className(layer().queries[row[0]][0]), null],
       ["score", (row) => layer().queries[row[0]][1], (value) => number(value, 2)],
-      ["matched to", (row) => answersFor.get(row[0]) ?? null, (value) => (value === null ? "–" : `truth ${value}`)],
-      ["here", (row) => (row[0] === told.query ? "match" : row[0] === told.runner_up ? "runner-up" : "–"), null],
     ], told.table, (line, row) => {
       line.dataset.query = row[0];
       line.tabIndex = 0;
@@ -414,8 +414,9 @@
   }
 
   function tellAbout() {
-    byId("about").textContent = `${data.data}, split ${data.split}: ${main.images} images, ${main.truths} truths, ${main.use.queries} queries; ${data.images.length} images shown, of ${data.shown_of}. Cost = ${data.weights.class_cost} × class + ${data.weights.l1} × L1 + ${data.weights.giou} × GIoU; lower is better.`;
-    for (const [word, meaning] of Object.entries(data.meanings)) byId("words").append(make("dt", {}, word.replaceAll("_", " ")), make("dd", {}, meaning));
+    byId("about").textContent = `${data.data}, split ${data.split}: ${main.images} images, ${main.truths} truths, ${main.use.queries} queries; ${data.images.length} images shown, as ${data.shown_of} matches them. Cost = ${data.weights.class_cost} × class + ${data.weights.l1} × L1 + ${data.weights.giou} × GIoU; lower is better.`;
+    const { layers, boxes, ...words } = data.meanings; // these two are how matching.json counts
+    for (const [word, meaning] of Object.entries(words)) byId("words").append(make("dt", {}, word.replaceAll("_", " ")), make("dd", {}, meaning.replaceAll("`", "")));
     for (const place of document.querySelectorAll(".cheapest")) place.textContent = cheapest;
   }
 
