@@ -374,8 +374,17 @@ def starts_figure(report: LookReport) -> Figure | None:
         _tell_starts_apart(panels[1], starts, query)
     figure.suptitle(title_of(report), fontsize=10, color=INK)
     some = f" Frames: the first {MOST_FRAMES} of them." if are_boxes and len(starts.places) > MOST_FRAMES else ""
-    explain(figure, f"{_words_of_start(starts)} Orange: the box of the last decoder layer.{some}")
+    explain(
+        figure, f"{_words_of_start(starts)} Orange: the box of the last decoder layer.{some}{_words_of_order(starts)}"
+    )
     return figure
+
+
+def _words_of_order(starts: Starts) -> str:
+    """By rank alone scores never rise, so where they do, repetitions were put last (`EncoderProposals.max_iou`)."""
+    if starts.scores is None or not (np.diff(starts.scores) > 0).any():
+        return ""
+    return " Where the scores rise again, the proposals begin that repeat a better one, which come after all others."
 
 
 def _draw_starts(axes: Axes, starts: Starts, size: tuple[int, int]) -> None:

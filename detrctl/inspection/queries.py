@@ -31,15 +31,27 @@ at least 1.5 times the other, both as fractions of the image's; large are the re
 AREA_EDGES = tuple(float(edge) for edge in 10 ** np.linspace(-4, 0, 17))
 """Of area histograms, in fractions of the image's area: four to each power of ten."""
 
-ToldBy = Literal["slot", "rank", "rank and content"]
+ToldBy = Literal["slot", "rank", "rank and content", "distinct rank", "distinct rank and content"]
+"""Distinct: the model chooses proposals with `EncoderProposals.max_iou`."""
+
+
+def _told_by_rank(order: str, also: str = "") -> str:
+    return (
+        f"A query here has no place of its own: query q starts from the encoder's proposal of rank q, {order}, which "
+        f"lies elsewhere in every image. What is told by q is told by rank{also}; a wide spread of places is expected."
+    )
+
+
+BEST_FIRST = "best first"
+DISTINCT_FIRST = "best first, but repetitions of better ones (IoU above model.proposal_nms) after all others"
+AND_CONTENT = " and by the content that the query of this rank has learned, which is the same in every image"
 CAPTIONS: dict[ToldBy, str] = {
     "slot": "A query here is a learned slot, the same in every image, so what it predicts over many images says which "
     "places, sizes and classes it has specialised in.",
-    "rank": "A query here has no place of its own: query q starts from the encoder's proposal of rank q, best first, "
-    "which lies elsewhere in every image. What is told by q is told by rank; a wide spread of places is expected.",
-    "rank and content": "A query here has no place of its own: query q starts from the encoder's proposal of rank q, "
-    "best first, which lies elsewhere in every image. What is told by q is told by rank and by the content that the "
-    "query of this rank has learned, which is the same in every image; a wide spread of places is expected.",
+    "rank": _told_by_rank(BEST_FIRST),
+    "rank and content": _told_by_rank(BEST_FIRST, AND_CONTENT),
+    "distinct rank": _told_by_rank(DISTINCT_FIRST),
+    "distinct rank and content": _told_by_rank(DISTINCT_FIRST, AND_CONTENT),
 }
 
 
@@ -286,9 +298,12 @@ def kinds_of(boxes: np.ndarray) -> np.ndarray:
 def told_by(network: nn.Module) -> ToldBy:
     """What the number of a query means in this detector; `CAPTIONS` says it in words."""
     queries = require_queries(network).queries
+    if not isinstance(queries, ProposedBoxes | ProposedQueries):
+        return "slot"
+    is_distinct = queries.proposals.max_iou is not None
     if isinstance(queries, ProposedBoxes):
-        return "rank and content"
-    return "rank" if isinstance(queries, ProposedQueries) else "slot"
+        return "distinct rank and content" if is_distinct else "rank and content"
+    return "distinct rank" if is_distinct else "rank"
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from detrctl.inspection.queries import (
     CAPTIONS,
     Collector,
     QueryRecords,
+    ToldBy,
     area_counts,
     entropy,
     kinds_of,
@@ -113,6 +114,14 @@ def test_it_is_told_what_a_query_is_and_where_it_starts(name: str) -> None:
     with torch.no_grad():
         real = network.queries(network.encoder(network.neck(network.backbone(two_images()), two_images().is_padding)))
     np.testing.assert_allclose(starts, real.reference[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("deformable two-stage", "rank"), ("dino", "rank and content")])
+def test_distinct_proposals_are_said_to_come_before_repetitions(name: str, kind: ToldBy) -> None:
+    distinct = told_by(build(name, proposal_nms=0.8).network)
+    assert distinct == f"distinct {kind}"
+    added = ", but repetitions of better ones (IoU above model.proposal_nms) after all others"
+    assert CAPTIONS[distinct].replace(added, "") == CAPTIONS[kind] != CAPTIONS[distinct]
 
 
 def test_the_principal_plane_holds_vectors_that_lie_in_a_plane() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -254,6 +255,18 @@ def test_the_box_and_its_score_are_drawn_layer_by_layer():
 def test_starts_are_drawn_where_there_are_any(name, panels):
     figure = starts_figure(look_report(name))
     assert (figure is None) if panels is None else len(figure.axes) == panels
+
+
+@pytest.mark.parametrize(("scores", "rises"), [([0.9, 0.6, 0.2, 0.5, 0.1], True), ([0.9, 0.6, 0.6, 0.2, 0.1], False)])
+def test_scores_of_proposals_that_rise_again_are_explained(scores, rises):
+    told = look_report("dino")
+    starts = replace(told.look.starts, places=told.look.starts.places[:5], scores=np.array(scores))
+    told = replace(told, look=replace(told.look, starts=starts))
+    assert ("Where the scores rise again" in said_below(starts_figure(told))) == rises
+
+
+def said_below(figure) -> str:
+    return " ".join(figure.get_supxlabel().split())
 
 
 def test_a_view_holds_what_it_is_made_for_and_stays_inside_the_image():
