@@ -79,6 +79,11 @@ def _luminance(colour: Colour) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+def ink_on(ground: Colour) -> Colour:
+    """Black or white, whichever reads better: their contrast is at least 4.58 on any colour."""
+    return max((DARK, LIGHT), key=lambda ink: contrast(ink, ground))
+
+
 def draw(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     """A copy of `image` in RGB with the marks on it. Give the most important mark first: its label is placed first.
 
@@ -148,10 +153,11 @@ def _text_size(font: Font, text: str) -> tuple[float, float]:
 
 def _draw_label(pen: ImageDraw.ImageDraw, frame: Frame, mark: Mark, font: Font) -> None:
     x, y = _padding(font)
-    ink = max((DARK, LIGHT), key=lambda ink: contrast(ink, mark.colour))
     pen.rounded_rectangle((frame[0], frame[1], frame[2] - 1, frame[3] - 1), radius=y + 1, fill=(*mark.colour, 235))
     _, top, _, _ = font.getbbox("Hgjy")
-    pen.text((frame[0] + x - font.getbbox(mark.text)[0], frame[1] + y - top), mark.text, fill=ink, font=font)
+    pen.text(
+        (frame[0] + x - font.getbbox(mark.text)[0], frame[1] + y - top), mark.text, fill=ink_on(mark.colour), font=font
+    )
 
 
 def place_labels(boxes: Sequence[Frame], sizes: Sequence[tuple[float, float]], size_wh: tuple[int, int]) -> list[Frame]:

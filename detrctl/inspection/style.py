@@ -9,11 +9,13 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+
+from detrctl.evaluation import drawing
 
 INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
@@ -101,7 +103,13 @@ def draw_box(
         )
 
 
+def ink_on(colour: str) -> str:
+    """Black or white letters, whichever read better on a colour."""
+    red, green, blue = (round(255 * part) for part in to_rgb(colour))
+    return to_hex([part / 255 for part in drawing.ink_on((red, green, blue))])
+
+
 def label_at(axes: Axes, x: float, middle: float, text: str, colour: str, points: float) -> None:
-    """White letters of that size on a colour, from `x` to the right, `middle` being half their height."""
+    """Letters of that size on a colour, from `x` to the right, `middle` being half their height."""
     ground = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
-    axes.text(x, middle, text, fontsize=points, color="white", va="center", clip_on=True, bbox=ground)
+    axes.text(x, middle, text, fontsize=points, color=ink_on(colour), va="center", clip_on=True, bbox=ground)

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from detrctl.evaluation.drawing import DARK, LIGHT, Colour, contrast, place_labels
+from detrctl.evaluation.drawing import place_labels
 from detrctl.evaluation.worst import Drawn, WorstImage
-from detrctl.inspection.style import GREEN, INK, MUTED, ORANGE, PURPLE, SKY, image_axes, new_figure, save
+from detrctl.inspection.style import GREEN, INK, MUTED, ORANGE, PURPLE, SKY, image_axes, ink_on, new_figure, save
 
 Pixels = npt.NDArray[np.uint8]
 POINTS = 8.0
@@ -129,7 +128,7 @@ def _labels(axes: Axes, drawn: Sequence[Drawn], size_wh: tuple[int, int], scale:
             (place[1] + place[3]) / 2,
             text,
             fontsize=POINTS,
-            color=_ink(pen.colour),
+            color=ink_on(pen.colour),
             va="center_baseline",
             parse_math=False,
             bbox={"facecolor": pen.colour, "edgecolor": "none", "pad": 1.4, "alpha": 0.92},
@@ -141,10 +140,3 @@ def _text(one: Drawn) -> str:
         return f"{one.name[:24]} missed"
     score = f"{one.score:.2f}" if one.score is not None else ""
     return f"{one.name[:24]} {score} {one.what}".rstrip()
-
-
-def _ink(colour: str) -> str:
-    """Black or white, whichever reads better on it."""
-    red, green, blue = (round(255 * part) for part in to_rgb(colour))
-    ground: Colour = (red, green, blue)
-    return "black" if contrast(DARK, ground) > contrast(LIGHT, ground) else "white"
