@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from detrctl.evaluation.answers import SIZES
 from detrctl.evaluation.causes import Causes
@@ -192,8 +192,17 @@ def _false_per_image(axes: Axes, scores: ScoreReport) -> None:
         )
         axes.set_yscale("log")
         axes.set_ylim(max(1e-3, 0.3 / max(1.0, len(curve.score))), None)
+        _plain_decades(axes)
     _score_axis(axes, curve.score)
     dress(axes, "false positives", "score threshold", beside="per image", whole_numbers=False)
+
+
+def _plain_decades(axes: Axes) -> None:
+    """Ticks without formulas, which `save` would not draw: powers of ten, and 2 and 5 of them in a short range."""
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 50 * low else (1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _precision_recall(axes: Axes, scores: ScoreReport) -> None:
@@ -278,7 +287,7 @@ def _best_by_class(axes: Axes, rows: Sequence[ClassPoint]) -> None:
         color=ORANGE,
         label="at score",
     )
-    axes.set_yticks(range(len(shown)), [row.name[:16] for row in shown], parse_math=False)
+    axes.set_yticks(range(len(shown)), [row.name[:16] for row in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6 - 0.2 * max(1, len(shown)))
     axes.set_xlim(0, 1.02)
     text = "best F1 by class" if len(shown) == len(rows) else f"best F1, {len(shown)} commonest classes"
@@ -308,9 +317,8 @@ def confusion_figure(confusion: Confusion) -> Figure:
         ha="right",
         va="top" if numbered else "center",
         rotation_mode="anchor",
-        parse_math=False,
     )
-    axes.set_yticks(range(len(names)), [*confusion.names, "nothing there"], parse_math=False)
+    axes.set_yticks(range(len(names)), [*confusion.names, "nothing there"])
     axes.tick_params(labelsize=labels, colors=INK, length=0)
     axes.spines[:].set_visible(False)
     for edge in (len(names) - 1.5,):  # what is no class stands apart

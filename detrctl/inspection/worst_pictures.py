@@ -80,7 +80,6 @@ def worst_figure(image: WorstImage, pixels: Pixels, rank: int) -> Figure:
         f"{image.found} of {image.truths} found, {image.missed} missed, {image.false} false",
         fontsize=9,
         color=INK,
-        parse_math=False,
     )
     used = [pen for role, pen in PENS.items() if any(one.role == role for one in image.drawn)]
     handles = [Line2D([], [], color=pen.colour, linestyle=pen.line, linewidth=pen.width) for pen in used]
@@ -130,7 +129,6 @@ def _labels(axes: Axes, drawn: Sequence[Drawn], size_wh: tuple[int, int], scale:
             fontsize=POINTS,
             color=ink_on(pen.colour),
             va="center_baseline",
-            parse_math=False,
             bbox={"facecolor": pen.colour, "edgecolor": "none", "pad": 1.4, "alpha": 0.92},
         )
 
