@@ -34,13 +34,13 @@ SIZE_TICKS = (1, 2, 4, 8, 16, 32, 96, 192, 384, 768, 1536, 3072)
 MOST_CLASSES = 40
 """Bars that can still be read; the CSV has them all."""
 
-VIEW_INCHES, PIXELS = 1.9, 400
-"""The width of a picture, and the longer side that it is drawn with."""
+VIEW_INCHES, PIXELS = 1.9, 300
+"""The width of a picture, and the longer side that it is drawn with: that of a PNG, where labels stay readable."""
 
 ROWS_A_PAGE = 20
 
 LABELLED = 12
-"""Where an image has more boxes, their names would hide it: the colours are explained below the mosaic then."""
+"""Where an image has more boxes, their names would hide it: numbers stand at them, which are explained below."""
 
 
 def draw_report(report: DataReport, categories: Categories, folder: Path, file_format: str) -> list[Path]:
@@ -197,36 +197,33 @@ def samples_figure(shown: Sequence[ShownImage], categories: Categories) -> Figur
     figure = new_figure(VIEW_INCHES * columns, sum(heights))
     grid = figure.subplots(len(shown), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     named = all(len(view.labels) <= LABELLED for image in shown for view in image.views)
+    words = categories.names if named else tuple(map(str, range(len(categories))))
     for row, image in enumerate(shown):
         for axes in grid[row]:
             axes.set_axis_off()
         for axes, view in zip(grid[row], image.views, strict=False):
-            axes.imshow(marked(view, categories if named else None), interpolation="antialiased")
+            axes.imshow(marked(view, words), interpolation="antialiased")
             axes.set_title(view.title, fontsize=7, color=INK, pad=3)
         grid[row, 0].set_title(f"image {image.image_id}, {image.views[0].title}", fontsize=7, color=INK, pad=3)
     if not named:
-        _explain_colours(figure, shown, categories)
+        _explain_numbers(figure, shown, categories)
     return figure
 
 
-def _explain_colours(figure: Figure, shown: Sequence[ShownImage], categories: Categories) -> None:
+def _explain_numbers(figure: Figure, shown: Sequence[ShownImage], categories: Categories) -> None:
     labels = sorted({int(label) for image in shown for view in image.views for label in view.labels})
     colours = {label: "#{:02x}{:02x}{:02x}".format(*class_colour(label)) for label in labels}
-    patches = [Patch(facecolor=colour, label=categories.names[label]) for label, colour in colours.items()]
+    patches = [Patch(facecolor=colour, label=f"{label} {categories.names[label]}") for label, colour in colours.items()]
     figure.legend(handles=patches, frameon=False, fontsize=8, loc="outside lower center", ncols=min(len(labels), 6))
 
 
-def marked(view: View, categories: Categories | None) -> NDArray[np.uint8]:
-    """The picture with its boxes, enlarged or reduced to what a figure shows of it; without categories no names."""
+def marked(view: View, words: Sequence[str]) -> NDArray[np.uint8]:
+    """The picture with its boxes, enlarged or reduced to what a figure shows of it; `words` are told of each class."""
     picture = Image.fromarray(view.picture.numpy())
     scale = PIXELS / max(picture.size)
     picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
     marks = [
-        Mark(
-            (scale * x0, scale * y0, scale * x1, scale * y1),
-            "" if categories is None else categories.names[label],
-            class_colour(label),
-        )
+        Mark((scale * x0, scale * y0, scale * x1, scale * y1), words[label], class_colour(label))
         for (x0, y0, x1, y1), label in zip(view.boxes.tolist(), view.labels.tolist(), strict=True)
     ]
     return np.asarray(draw(picture, marks))

@@ -96,9 +96,15 @@ def test_a_mosaic_has_a_row_for_each_image_and_a_column_for_each_view(report: Da
     assert legend(figure) == []  # names stand at the boxes
 
 
-def test_where_names_would_hide_the_picture_the_colours_are_explained(report: DataReport) -> None:
-    crowded = ShownImage(10, (view(boxes=20),))
-    assert legend(samples_figure([crowded], CATEGORIES)) == ["cat", "dog"]
+def test_where_names_would_hide_the_picture_numbers_stand_at_the_boxes_and_are_explained(report: DataReport) -> None:
+    crowded = view(boxes=20)
+    figure = samples_figure([ShownImage(10, (crowded, view()))], CATEGORIES)
+    assert legend(figure) == ["0 cat", "1 dog"]
+    for axes, shown in zip(figure.axes, (crowded, view()), strict=True):
+        drawn = axes.images[0].get_array()
+        assert (drawn == marked(shown, ("0", "1"))).all()
+        assert (drawn != marked(shown, ("", ""))).any()
+        assert (drawn != marked(shown, ("0", "0"))).any()  # classes differ by more than their colour
 
 
 def legend(figure: Figure) -> list[str]:
@@ -106,9 +112,9 @@ def legend(figure: Figure) -> list[str]:
 
 
 def test_boxes_are_drawn_where_they_are_in_the_colour_of_their_class() -> None:
-    picture = marked(view(boxes=1), None)
-    assert picture.shape == (300, 400, 3)
-    assert tuple(picture[140, 20]) == class_colour(0)  # x = 2 of 40 is 20 of 400
-    assert tuple(picture[30, 100]) == class_colour(0)  # y = 3 of 30 is 30 of 300
-    assert not picture[140, 100].any()
-    assert (marked(view(boxes=1), CATEGORIES) != picture).any()
+    picture = marked(view(boxes=1), [""])
+    assert picture.shape == (225, 300, 3)
+    assert tuple(picture[105, 15]) == class_colour(0)  # x = 2 of 40 is 15 of 300
+    assert tuple(picture[23, 75]) == class_colour(0)  # y = 3 of 30 is 22.5 of 225
+    assert not picture[105, 75].any()
+    assert (marked(view(boxes=1), ["cat"]) != picture).any()
