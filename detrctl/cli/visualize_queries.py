@@ -64,9 +64,9 @@ def visualize_queries(
 ) -> None:
     """What each object query predicts over a split: places, sizes, classes, use. With --image, what one looks at.
 
-    Over a split: queries.json, queries.csv and pictures of the chosen queries. On an image: query.json, query.csv and
-    pictures of the query's attention, its box in every decoder layer, the encoder's attention from a point, and where
-    queries start.
+    Over a split: queries.json, queries.csv, and of the chosen queries boxes.csv and pictures. On an image: query.json,
+    query.csv and pictures of the query's attention, its box in every decoder layer, the encoder's attention from a
+    point, and where queries start.
     """
     split_only: dict[str, Any] = {
         "--queries": queries,
@@ -175,11 +175,12 @@ def _deliver(
 def write(report: "QueryReport", folder: Path, picture_format: str | None) -> list[Path]:
     """The numbers as JSON and CSV, and the pictures."""
     from detrctl.inspection.plain import write_json
-    from detrctl.inspection.query_report import as_json, write_csv
+    from detrctl.inspection.query_report import as_json, write_boxes_csv, write_csv
 
-    files = [folder / "queries.json", folder / "queries.csv"]
+    files = [folder / "queries.json", folder / "queries.csv", folder / "boxes.csv"]
     write_json(as_json(report), files[0])
     write_csv(report, files[1])
+    write_boxes_csv(report, files[2])
     if picture_format is not None:
         from detrctl.inspection.query_pictures import draw_report
 

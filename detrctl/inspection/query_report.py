@@ -43,6 +43,8 @@ MEANINGS = {
     "start": "the learned point or box that the query starts from in every image",
     "proposal": "mean and spread, over images, of the encoder's proposal that the query of this rank starts from",
     "spread": "standard deviation",
+    "boxes.csv": "a line for each chosen query and image: its box, its best class with its score, and how many "
+    "detections were kept; those with at least one are the `kept` boxes",
 }
 
 
@@ -179,3 +181,17 @@ def _numbers(prefix: str, names: Sequence[str], values: Sequence[float] | None) 
     """A point fills the first two of four names."""
     filled = [*(values or ()), *[None] * len(names)]
     return {f"{prefix}_{name}": value for name, value in zip(names, filled, strict=False)}
+
+
+def write_boxes_csv(report: QueryReport, path: Path) -> None:
+    """What the points of pictures are: one line for each chosen query and image, in which it has a box."""
+    records, names = report.records, report.categories.names
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("query", "image_id", "x", "y", "w", "h", "score", "class", "kept"))
+        for query in report.chosen:
+            for row in records.is_there[:, query].nonzero()[0]:
+                at = (row, query)
+                numbers = (*records.boxes[at].tolist(), float(records.scores[at]))
+                about = (names[records.labels[at]], int(records.kept[at]))
+                writer.writerow((query, records.image_ids[row], *map(cell, numbers), *about))

@@ -24,7 +24,8 @@ def test_without_an_argument_the_newest_run_is_told(made, monkeypatch, capsys):
     assert lines[0] == "checkpoint runs/run/checkpoints/best.pt (the newest run's best; --ckpt takes another)"
     assert max(map(len, lines[1:])) <= 80
     assert "\x1b" not in said
-    names = ["queries.json", "queries.csv", "overview.png", "boxes-kept.png", "boxes-all.png", "details.png", "mix.png"]
+    names = ["queries.json", "queries.csv", "boxes.csv"]
+    names += [f"{name}.png" for name in ("overview", "boxes-kept", "boxes-all", "details", "mix")]
     assert lines[-len(names) :] == [f"wrote queries/{name}" for name in names]
     assert sorted(path.name for path in (made / "queries").iterdir()) == sorted(names)
     content = json.loads((made / "queries" / "queries.json").read_text())
@@ -35,6 +36,10 @@ def test_without_an_argument_the_newest_run_is_told(made, monkeypatch, capsys):
         assert line.split()[:3] == [str(query), str(entry["detections"]), str(entry["matched"])]
     with (made / "queries" / "queries.csv").open(newline="") as file:
         assert [row["query"] for row in csv.DictReader(file)] == list("012345")
+    with (made / "queries" / "boxes.csv").open(newline="") as file:
+        assert [row["query"] for row in csv.DictReader(file)] == [
+            str(query) for query in content["chosen"] for _ in range(content["images"])
+        ]
 
 
 def test_one_image_is_told_layer_by_layer(made, tmp_path, capsys):

@@ -23,7 +23,7 @@ from detrctl.inspection.looks import SampledPoints, look_from_point, look_of_que
 from detrctl.inspection.plain import write_json
 from detrctl.inspection.queries import QueryRecords, kinds_of, summarise
 from detrctl.inspection.query_pictures import details_figure, draw_report, grid_figure, grid_shape, mix_figure, shares
-from detrctl.inspection.query_report import QueryReport, as_json, write_csv
+from detrctl.inspection.query_report import QueryReport, as_json, write_boxes_csv, write_csv
 from detrctl.inspection.start_pictures import contents_figure, mean_centres, similarities
 from detrctl.inspection.start_pictures import starts_figure as split_starts
 from detrctl.inspection.style import new_figure
@@ -177,6 +177,27 @@ def test_json_and_csv_say_the_same(tmp_path):
     counts = sorted((entry["detections"] for entry in content["queries"]), reverse=True)
     half = content["queries_that_give_half_of_the_detections"]
     assert sum(counts[: half - 1]) < told.detections / 2 <= sum(counts[:half])
+
+
+def test_the_points_of_the_grids_are_in_a_file(tmp_path):
+    told = report()
+    told.records.boxes[3, 4] = np.nan  # a small image, with fewer queries
+    write_boxes_csv(told, tmp_path / "boxes.csv")
+    with (tmp_path / "boxes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["query", "image_id", "x", "y", "w", "h", "score", "class", "kept"]
+    assert [int(row["query"]) for row in rows] == [4] * (IMAGES - 1) + [0] * IMAGES + [5] * IMAGES
+    assert [int(row["image_id"]) for row in rows[:IMAGES]] == [0, 1, 2, *range(4, IMAGES), 0]
+    for query in told.chosen:
+        mine = [row for row in rows if int(row["query"]) == query]
+        for kept in (True, False):
+            drawn = [[float(row[side]) for side in "xywh"] for row in mine if not kept or int(row["kept"])]
+            np.testing.assert_allclose(np.reshape(drawn, (-1, 4)), told.records.boxes_of(query, kept=kept), rtol=1e-5)
+        for row in mine:
+            at = (int(row["image_id"]), query)
+            assert float(row["score"]) == pytest.approx(told.records.scores[at], rel=1e-5)
+            assert row["class"] == CATEGORIES.names[told.records.labels[at]]
+            assert int(row["kept"]) == told.records.kept[at]
 
 
 # ---- one image ----
