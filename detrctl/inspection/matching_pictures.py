@@ -25,6 +25,7 @@ from detrctl.inspection.style import (
     cell_axes,
     draw_box,
     dress,
+    explain,
     image_axes,
     label_at,
     new_figure,
@@ -78,17 +79,19 @@ def cost_figure(image: ImageMatching, categories: Categories) -> Figure:
             _mark(axes, columns, layer.matched[:truths], "o")
             _mark(axes, columns, layer.runner_up[:truths], "x")
             cell_axes(axes)
-        figure.colorbar(drawn, ax=grid[:, column].tolist(), location="top", shrink=0.9, pad=0.02).set_label(
-            f"{title} cost"
-        )
+        bar = figure.colorbar(drawn, ax=grid[:, column].tolist(), location="top", shrink=0.9, pad=0.02)
+        bar.set_label(f"{title} cost", fontsize=9, color=INK)
+        bar.ax.tick_params(labelsize=7, colors=MUTED)
         grid[-1, column].set_xticks(range(len(columns)), [str(query) for query in columns], rotation=90)
     names = [f"{truth} {categories.names[int(label)]}" for truth, label in enumerate(image.labels[:truths])]
     for index in range(depth):
         grid[index, 0].set_yticks(range(truths), names)
         grid[index, 0].set_ylabel(f"layer {index + 1}", color=INK)
     more = f", the first {truths} of {len(image.labels)} truths" if truths < len(image.labels) else ""
-    said = f"query; image {image.image_id}{more}; ring: chosen pair, cross: runner-up; dark is cheap"
-    figure.supxlabel(said, fontsize=8, color=MUTED)
+    some = f"{len(columns)} of {len(image.identity)} queries"
+    if len(columns) < len(image.identity):
+        some += " (those of chosen pairs, then runners-up, then the cheapest)"
+    explain(figure, f"{some}; image {image.image_id}{more}; ring: chosen pair, cross: runner-up; dark is cheap")
     return figure
 
 

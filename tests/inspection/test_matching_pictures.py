@@ -1,3 +1,4 @@
+import pytest
 import torch
 from PIL import Image
 
@@ -55,6 +56,13 @@ def test_columns_hold_every_chosen_query_and_no_more_than_can_be_read():
     assert len(columns) == 16
     assert {query for layer in image.layers for query in layer.matched.tolist()} <= set(columns)
     assert shown_queries(matching(queries=4)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("queries", "said"), [(40, "16 of 40 queries (those of"), (4, "4 of 4 queries; image 7")])
+def test_heat_maps_say_how_many_of_the_queries_they_show(queries, said):
+    figure = cost_figure(matching(queries), CATEGORIES)
+    assert " ".join(figure.get_supxlabel().split()).startswith(said)
+    assert figure.axes[0].images[0].get_array().shape[1] == int(said.split()[0])
 
 
 def test_of_a_crowd_the_heat_maps_show_as_many_truths_as_can_be_read_and_say_so():
