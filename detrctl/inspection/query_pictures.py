@@ -49,6 +49,9 @@ READABLE = 60
 DETAILED = 8
 """Queries, a row each, of which everything is drawn: the most used of those chosen."""
 
+NAMED = 20
+"""Queries left out of these that a caption names."""
+
 CLASSES_SHOWN = 5
 MANY_POINTS = 20_000
 """From here on, points are pixels in vector files, too, which would grow beyond use."""
@@ -177,7 +180,8 @@ def _legend_of_kinds(figure: Figure, kinds: np.ndarray, title: str) -> None:
 def details_figure(report: QueryReport) -> Figure:
     """A row for each of the most used of the chosen queries: centres, size against centre, areas, classes."""
     chosen = set(report.chosen)
-    queries = [query for query in report.records.most_used if query in chosen][:DETAILED]
+    used = [query for query in report.records.most_used if query in chosen]
+    queries = used[:DETAILED]
     figure = new_figure(11.2, 1.62 * len(queries) + 1.5)
     grid = figure.subplots(len(queries), 5, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 1, 1.15, 1.15]})
     kinds = []
@@ -205,9 +209,18 @@ def details_figure(report: QueryReport) -> Figure:
         figure,
         "Centres and sides in fractions of the image; dotted: the largest box that stays inside it. In colour or blue: "
         f"boxes with a score of at least {report.least:g}; grey: one box on each of {report.images} images, of any "
-        f"score. {report.caption}",
+        f"score. {_words_of_left_out(used)}{report.caption}",
     )
     return figure
+
+
+def _words_of_left_out(used: Sequence[int]) -> str:
+    """Of the chosen queries, most used first."""
+    left_out = sorted(used[DETAILED:])
+    if not left_out:
+        return ""
+    numbers = ", ".join(map(str, left_out[:NAMED])) + (", ..." if len(left_out) > NAMED else "")
+    return f"Left out, since used less: {len(left_out)} of {len(used)} chosen queries ({numbers}). "
 
 
 def _centres(axes: Axes, everything: np.ndarray, kept: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 
+from detrctl.inspection import query_pictures
 from detrctl.inspection.look_pictures import (
     WEIGHT_AREA,
     attention_figure,
@@ -130,6 +131,21 @@ def test_details_are_of_the_most_used_of_the_chosen():
     np.testing.assert_allclose(
         ordered(widths[IMAGES:]), ordered(told.records.boxes_of(order[0], kept=True)[:, [0, 2]]), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("drawn", [6, 2, 1])
+def test_queries_left_out_of_the_details_are_named(monkeypatch, drawn):
+    monkeypatch.setattr(query_pictures, "DETAILED", drawn)
+    monkeypatch.setattr(query_pictures, "NAMED", 4)
+    told = report(chosen=tuple(range(QUERIES)))
+    figure = details_figure(told)
+    shown = [int(axes.texts[0].get_text().split()[1]) for axes in figure.axes[::5]]
+    left_out = sorted(set(range(QUERIES)) - set(shown))
+    assert (len(shown), len(left_out)) == (drawn, QUERIES - drawn)
+    words = ", ".join(map(str, left_out[:4])) + (", ..." if len(left_out) > 4 else "")
+    expected = f"Left out, since used less: {len(left_out)} of 6 chosen queries ({words})."
+    assert (expected in said_below(figure)) == bool(left_out)
+    assert ("Left out" in said_below(figure)) == bool(left_out)
 
 
 def test_starts_lead_to_the_mean_centre_of_kept_boxes_or_of_all():
