@@ -5,6 +5,7 @@ when all that it reads is valid, so its message stands beside the report on othe
 family does not have are not asked.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -44,6 +45,7 @@ LAYER_NORM_NETWORKS = ("swin_", "convnext_")
 """What their names begin with."""
 UNPUBLISHED_NETWORKS = ("slim_32", "slim_48", "slim_64", "resnet10")
 BASIC_BLOCK_NETWORKS = ("slim_32", "slim_48", "slim_64", "resnet10", "resnet18", "resnet34")
+WIDEST = 2048
 INITIALISED = "weights imagenet, or starting from a checkpoint (--init-from) would do"
 
 
@@ -51,20 +53,32 @@ def _heads_divide_width(heads: int, width: int) -> str | None:
     if width % heads == 0:
         return None
     fitting = max(count for count in range(1, heads + 1) if width % count == 0)
-    wider = (width // heads + 1) * heads
-    return f"found heads {heads} with width {width}, a remainder stays; heads {fitting} or width {wider} would do"
+    return (
+        f"found heads {heads} with width {width}, a remainder stays; "
+        f"heads {fitting} or width {_fitting_width(width, heads)} would do"
+    )
 
 
-def _sine_width(width: int, kind: str) -> str | None:
+def _fitting_width(width: int, heads: int) -> int:
+    """The next one that no rule refuses with these heads, or the widest."""
+    step = math.lcm(heads, 4)
+    return min(width // step + 1, WIDEST // step) * step
+
+
+def _sine_width(width: int, kind: str, heads: int) -> str | None:
     if kind != "sine" or width % 4 == 0:
         return None
-    return f"found width {width} with position.kind sine; a multiple of 4 such as {width // 4 * 4 + 4} would do"
+    return (
+        f"found width {width} with position.kind sine; a multiple of 4 such as {_fitting_width(width, heads)} would do"
+    )
 
 
-def _learned_width(width: int, kind: str) -> str | None:
+def _learned_width(width: int, kind: str, heads: int) -> str | None:
     if kind != "learned" or width % 2 == 0:
         return None
-    return f"found width {width} with position.kind learned; an even width such as {width + 1} would do"
+    return (
+        f"found width {width} with position.kind learned; an even width such as {_fitting_width(width, heads)} would do"
+    )
 
 
 def _weights_spelt(weights: str) -> str | None:
@@ -357,8 +371,8 @@ def _scales_agree(eval_size: int, sizes: list[int], policy: str) -> str | None:
 
 RULES = (
     Rule(("model.heads", "model.width"), _heads_divide_width),
-    Rule(("model.width", "model.position.kind"), _sine_width),
-    Rule(("model.width", "model.position.kind"), _learned_width),
+    Rule(("model.width", "model.position.kind", "model.heads"), _sine_width),
+    Rule(("model.width", "model.position.kind", "model.heads"), _learned_width),
     Rule((f"{BACKBONE}.weights",), _weights_spelt),
     Rule((f"{BACKBONE}.weights", f"{BACKBONE}.name"), _weights_published),
     Rule((f"{BACKBONE}.dilation", f"{BACKBONE}.name"), _dilation_network),

@@ -102,7 +102,7 @@ def test_damaged_fields_are_named(tmp_path: Path) -> None:
         (
             {"recipe": {"model": {"family": "detr", "width": 16, "heads": 7}}},
             "damaged: its recipe contradicts itself: model.heads: found heads 7 with width 16, a remainder stays; "
-            "heads 4 or width 21 would do",
+            "heads 4 or width 28 would do",
         ),
         (
             {"recipe": {"train": {"lr": -1}}},

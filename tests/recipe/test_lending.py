@@ -41,7 +41,7 @@ def test_what_is_written_is_on_top_and_is_checked_in_the_checkpoints_family(writ
     with pytest.raises(RecipeError) as caught:
         load_recipe(name, ["model.heads=7"], lender=lender)
     assert str(caught.value) == (
-        "--set: model.heads: found heads 7 with width 96, a remainder stays; heads 6 or width 98 would do "
+        "--set: model.heads: found heads 7 with width 96, a remainder stays; heads 6 or width 112 would do "
         "(model.width: run.pt)"
     )
 

@@ -1,7 +1,10 @@
 """Each rule is broken once and mended by what its own message offers."""
 
+import re
+
 import pytest
 
+from detrctl.errors import RecipeError
 from detrctl.recipe.load import load_recipe
 from detrctl.recipe.rules import RULES, Level
 
@@ -16,7 +19,7 @@ ERRORS = [
     ),
     (
         ["model.heads=7"],
-        "model.heads: found heads 7 with width 256, a remainder stays; heads 4 or width 259 would do",
+        "model.heads: found heads 7 with width 256, a remainder stays; heads 4 or width 280 would do",
         ["model.heads=4"],
     ),
     (
@@ -26,8 +29,8 @@ ERRORS = [
     ),
     (
         ["model.width=9", "model.heads=3", "model.position.kind=learned"],
-        "model.width: found width 9 with position.kind learned; an even width such as 10 would do",
-        ["model.width=10", "model.heads=2"],
+        "model.width: found width 9 with position.kind learned; an even width such as 12 would do",
+        ["model.width=12"],
     ),
     (
         ["model.backbone.weights=ImageNet"],
@@ -293,6 +296,19 @@ def test_every_rule_is_broken_above():
     assert len(RULES) == len(ERRORS) + len(NOTES) + len(STARTS)
     assert sum(rule.level is Level.NOTE for rule in RULES) == len(NOTES)
     assert sum(rule.level is Level.START for rule in RULES) == len(STARTS)
+
+
+@pytest.mark.parametrize("kind", ["sine", "learned"])
+@pytest.mark.parametrize("family", ["detr", "dab"])
+@pytest.mark.parametrize(("width", "heads"), [(256, 7), (90, 4), (90, 7), (99, 3), (2048, 61)])
+def test_a_width_that_is_offered_is_accepted(write, family, kind, width, heads):
+    name = write("evaluate: {score: 0.5}")
+    chosen = [PRETRAINED, f"model.family={family}", f"model.position.kind={kind}", f"model.heads={heads}"]
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(name, [*chosen, f"model.width={width}"])
+    offered = set(re.findall(r"(?:or width|such as) (\d+) would do", str(refused.value)))
+    assert len(offered) == 1
+    assert load_recipe(name, [*chosen, f"model.width={offered.pop()}"]).notes == ()
 
 
 def test_published_defaults_break_no_rule(write):

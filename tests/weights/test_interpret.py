@@ -96,7 +96,7 @@ def test_labels_of_a_model_that_is_not_denoised_are_left_aside():
         (
             "detr",
             {"nheads": 7},
-            "model.heads: found heads 7 with width 16, a remainder stays; heads 4 or width 21 would do",
+            "model.heads: found heads 7 with width 16, a remainder stays; heads 4 or width 28 would do",
         ),
         ("detr", {"dilation": True}, None),
     ],
