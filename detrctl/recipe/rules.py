@@ -45,6 +45,8 @@ LAYER_NORM_NETWORKS = ("swin_", "convnext_")
 """What their names begin with."""
 UNPUBLISHED_NETWORKS = ("slim_32", "slim_48", "slim_64", "resnet10")
 BASIC_BLOCK_NETWORKS = ("slim_32", "slim_48", "slim_64", "resnet10", "resnet18", "resnet34")
+COORDINATE_FAMILIES = ("conditional", "dab", "dab_deformable", "dino")
+"""Whose queries are told their places by sines of coordinates, whatever tells features theirs."""
 WIDEST = 2048
 INITIALISED = "weights imagenet, or starting from a checkpoint (--init-from) would do"
 
@@ -78,6 +80,27 @@ def _learned_width(width: int, kind: str, heads: int) -> str | None:
         return None
     return (
         f"found width {width} with position.kind learned; an even width such as {_fitting_width(width, heads)} would do"
+    )
+
+
+def _family_width(width: int, kind: str, heads: int, family: str) -> str | None:
+    if kind == "sine" or family not in COORDINATE_FAMILIES:
+        return None
+    return _coordinates_width(width, heads, f"family {family}")
+
+
+def _proposals_width(width: int, kind: str, heads: int, query_source: str) -> str | None:
+    if kind == "sine" or query_source != "proposals":
+        return None
+    return _coordinates_width(width, heads, "query_source proposals")
+
+
+def _coordinates_width(width: int, heads: int, found: str) -> str | None:
+    if width % 4 == 0:
+        return None
+    return (
+        f"found width {width} with {found}, whose queries are told their places by sines of coordinates; "
+        f"a multiple of 4 such as {_fitting_width(width, heads)} would do"
     )
 
 
@@ -373,6 +396,8 @@ RULES = (
     Rule(("model.heads", "model.width"), _heads_divide_width),
     Rule(("model.width", "model.position.kind", "model.heads"), _sine_width),
     Rule(("model.width", "model.position.kind", "model.heads"), _learned_width),
+    Rule(("model.width", "model.position.kind", "model.heads", "model.family"), _family_width),
+    Rule(("model.width", "model.position.kind", "model.heads", "model.query_source"), _proposals_width),
     Rule((f"{BACKBONE}.weights",), _weights_spelt),
     Rule((f"{BACKBONE}.weights", f"{BACKBONE}.name"), _weights_published),
     Rule((f"{BACKBONE}.dilation", f"{BACKBONE}.name"), _dilation_network),

@@ -13,6 +13,7 @@ from detrctl.boxes import Cxcywh
 from detrctl.families.catalog import FAMILIES
 from detrctl.families.learner import Learner
 from detrctl.recipe import schema
+from detrctl.recipe.validate import model_problems
 from detrctl.structures import DetectorOutput, ImageBatch, Targets
 
 from .small_networks import SHALLOW
@@ -164,6 +165,17 @@ def test_every_parameter_learns(name: str) -> None:
     assert without == []
     finite = [key for key, p in learner.network.named_parameters() if p.grad is not None and p.grad.isfinite().all()]
     assert len(finite) == len(list(learner.network.parameters()))
+
+
+@pytest.mark.parametrize("width", [18, 20])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_width_that_no_rule_refuses_works_with_learned_positions(name: str, width: int) -> None:
+    chosen: dict[str, Any] = {"width": width, "heads": 2, "position": {"kind": "learned"}}
+    refused = model_problems(schema.Recipe.model_validate({"model": {**SIZES, **VARIANTS[name], **chosen}}))
+    if width % 4 == 0:
+        assert refused == []
+    if not refused:
+        assert build(name, **chosen).network.eval()(two_images()).layers[-1].boxes.isfinite().all()
 
 
 @pytest.mark.parametrize("name", VARIANTS)

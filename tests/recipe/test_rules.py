@@ -33,6 +33,22 @@ ERRORS = [
         ["model.width=12"],
     ),
     (
+        ["model.family=dab", "model.width=90", "model.heads=9", "model.position.kind=learned"],
+        "model.width: found width 90 with family dab, whose queries are told their places by sines of coordinates; "
+        "a multiple of 4 such as 108 would do",
+        ["model.width=108"],
+    ),
+    (
+        [
+            "model.family=deformable",
+            *("model.query_source=proposals", "model.reference=refined"),
+            *("model.width=18", "model.heads=2", "model.position.kind=learned"),
+        ],
+        "model.width: found width 18 with query_source proposals, whose queries are told their places by sines of "
+        "coordinates; a multiple of 4 such as 20 would do",
+        ["model.query_source=learned"],
+    ),
+    (
         ["model.backbone.weights=ImageNet"],
         "model.backbone.weights: found 'ImageNet', which would be read as a file; 'imagenet' would do, "
         "or './ImageNet' if it is a file",
