@@ -21,8 +21,10 @@ class Telling:
     def __init__(self, shown: Live):
         self._shown = shown
         self._done = self._total = 0
-        self._seconds: float | None = None
-        self._measured = ""
+        self._unit = ""
+        self._seconds = 0.0
+        self._end: float | None = None
+        self._step = self._measured = ""
 
     def __call__(self, event: "events.Event") -> None:
         heard = getattr(self, f"on_{type(event).__name__}", None)
@@ -32,8 +34,8 @@ class Telling:
     def on_RunStarted(self, event: "events.RunStarted") -> None:
         self._total = event.epochs * event.steps_per_epoch
         if event.max_minutes is not None:
-            self._seconds = 60 * event.max_minutes
-            self._total = round(self._seconds)
+            # Under a time limit the bar counts seconds: hardly any of the epochs may ever come.
+            self._unit, self._total = "s", round(60 * event.max_minutes)
         lines(opening(event))
 
     def on_Warned(self, event: "events.Warned") -> None:
@@ -43,12 +45,13 @@ class Telling:
         lines(weights_taken(event))
 
     def on_StepDone(self, event: "events.StepDone") -> None:
-        # Under a time limit the bar counts seconds: hardly any of the epochs may ever come.
-        self._done = event.total_steps if self._seconds is None else round(event.seconds)
-        text = f"epoch {event.epoch} step {event.step}/{event.steps}"
-        self._shown.bar(self._done, self._total, f"{text}  {self._measured}".rstrip())
+        self._seconds = event.seconds
+        self._done = round(event.seconds) if self._unit else event.total_steps
+        self._step = f"epoch {event.epoch} step {event.step}/{event.steps}"
+        self._show(self._step, self._measured)
 
     def on_StepsLogged(self, event: "events.StepsLogged") -> None:
+        self._end = self._seconds + event.seconds_left
         self._measured = "  ".join(
             [
                 f"{event.images_per_second:.1f} images/s",
@@ -57,18 +60,31 @@ class Telling:
                 *([] if event.memory_mb is None else [memory(event.memory_mb)]),
             ]
         )
+        self._show(self._step, self._measured)
 
     def on_StepSkipped(self, event: "events.StepSkipped") -> None:
         warn(f"step {event.total_steps} skipped: {event.reason}")
 
     def on_EvaluationProgress(self, event: "events.EvaluationProgress") -> None:
-        self._shown.bar(self._done, self._total, f"evaluating {min(event.done, event.images)}/{event.images} images")
+        self._show(f"evaluating {min(event.done, event.images)}/{event.images} images")
 
     def on_EpochDone(self, event: "events.EpochDone") -> None:
+        self._seconds = 60 * event.minutes
+        self._end = self._seconds + event.seconds_left
         lines([epoch_line(event)])
 
     def on_RunEnded(self, event: "events.RunEnded") -> None:
         lines(closing(event))
+
+    def _show(self, *texts: str) -> None:
+        left = "" if (seconds := self._seconds_left()) is None else f"{duration(seconds)} left"
+        self._shown.bar(self._done, self._total, "  ".join(filter(None, (self._unit, left, *texts))))
+
+    def _seconds_left(self) -> float | None:
+        """By the run's own forecast, which counts evaluations; before its first one by what has been done so far."""
+        if self._end is not None:
+            return max(0.0, self._end - self._seconds)
+        return max(0, self._total - self._done) * self._seconds / self._done if self._done else None
 
 
 def lines(texts: Iterable[str]) -> None:

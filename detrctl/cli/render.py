@@ -99,9 +99,16 @@ class _Bar(Live):
         self._progress.update(self._task, completed=done, total=total, text=text)
 
 
+STEADY_SECONDS = 600
+"""Over how long rich averages the speed that it tells the time left by: its own 30 s forget slow steps."""
+
+
 @contextmanager
-def live(label: str) -> Iterator[Live]:
-    """with live("training") as shown: shown.bar(3, 10, "loss 1.23"); say("epoch 1 ...")"""
+def live(label: str, *, time_left: bool = True) -> Iterator[Live]:
+    """with live("training") as shown: shown.bar(3, 10, "loss 1.23"); say("epoch 1 ...")
+
+    `time_left` is told by the speed so far; without it the text can say better.
+    """
     if not sys.stderr.isatty():
         yield Live()
         return
@@ -111,11 +118,12 @@ def live(label: str) -> Iterator[Live]:
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        *([TimeRemainingColumn()] if time_left else []),
         TextColumn("{task.fields[text]}", markup=False),
         console=_console(sys.stderr),
         redirect_stdout=sys.stdout.isatty(),  # lines stand above the bar; a piped stdout stays a pipe
         transient=True,
+        speed_estimate_period=STEADY_SECONDS,
     )
     with shown:
         _consoles_of_bars.append(shown.console)

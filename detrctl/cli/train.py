@@ -140,7 +140,7 @@ def _train(
     from detrctl.engine.train import train as train_recipe
 
     try:
-        with render.live("training") as shown:
+        with render.live("training", time_left=False) as shown:
             train_recipe(
                 recipe,
                 overrides=changes,

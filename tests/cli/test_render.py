@@ -1,32 +1,12 @@
 import io
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+import re
+from contextlib import redirect_stdout
 
 import pytest
 
 from detrctl.cli import render
 
 ROWS = [("AP", "0.5", "mean"), ("AP50", "10.25", "at 0.50"), ("APs", "no ground truth", "small")]
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.fixture
-def terminal(monkeypatch):
-    """with terminal() as (out, err): both streams are a terminal of 40 columns, asked for no colours."""
-    monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-
-    @contextmanager
-    def streams():
-        out, err = Terminal(), Terminal()
-        with redirect_stdout(out), redirect_stderr(err):
-            yield out, err
-
-    return streams
 
 
 def test_a_piped_table_is_plain_text_with_numbers_to_the_right(capsys):
@@ -81,6 +61,14 @@ def test_a_terminal_shows_the_bar_below_the_lines(terminal):
     text = err.getvalue()
     assert text.index("epoch 1 [done]") < text.index("2/4")
     assert "training" in text
+
+
+def test_the_time_that_is_left_is_told_unless_the_text_does(terminal):
+    for time_left in (True, False):
+        with terminal(columns=100) as (_, err), render.live("training", time_left=time_left) as shown:
+            shown.bar(1, 4, "loss")
+        assert ("-:--:--" in err.getvalue()) == time_left
+        assert re.search(r"1/4 +-:--:-- +loss" if time_left else "1/4 loss", err.getvalue())
 
 
 def test_a_warning_stands_on_a_line_of_its_own_above_the_bar(terminal):
