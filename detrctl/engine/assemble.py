@@ -99,7 +99,7 @@ def _splits(recipe: Recipe, processes: Processes) -> tuple[DataSplit, DataSplit 
     val = build_data(recipe, "val")
     if not len(val.ground_truth.category_of):
         return training, None  # no AP can be made of it
-    match_categories(training.categories, val.ground_truth)
+    match_categories(training.categories, val.ground_truth, whose="training split", other="validation split")
     return training, val.first(recipe.train.eval_limit)
 
 

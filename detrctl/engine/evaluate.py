@@ -230,11 +230,13 @@ def _check_finite(found: Detections) -> None:
         )
 
 
-def match_categories(categories: Categories, ground_truth: GroundTruth) -> tuple[int | None, ...]:
+def match_categories(
+    categories: Categories, ground_truth: GroundTruth, *, whose: str = "checkpoint", other: str = "dataset"
+) -> tuple[int | None, ...]:
     """For each class of the checkpoint the dataset's id of the category with that name, None if it has none.
 
     Names decide, since ids differ between copies of a dataset. Raises DataError, listing both, if the checkpoint lacks
-    a category of which the dataset has truths, or if no name is common.
+    a category of which the dataset has truths, or if no name is common. `whose` and `other` are what it calls the two.
     """
     if (categories.names, categories.ids) == (ground_truth.category_names, ground_truth.category_ids):
         return categories.ids  # also where two categories share a name
@@ -243,8 +245,8 @@ def match_categories(categories: Categories, ground_truth: GroundTruth) -> tuple
     lacking = [name for name, number in ids.items() if name not in categories.names and number in used]
     if lacking or not set(ids) & set(categories.names):
         raise DataError(
-            "the dataset's categories do not match the checkpoint's: "
-            f"dataset {_listed(ground_truth.category_names)}; checkpoint {_listed(categories.names)}"
+            f"the {other}'s categories do not match the {whose}'s: "
+            f"{other} {_listed(ground_truth.category_names)}; {whose} {_listed(categories.names)}"
         )
     return tuple(ids.get(name) for name in categories.names)
 

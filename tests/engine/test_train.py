@@ -683,8 +683,12 @@ def test_mistakes_before_the_first_step_are_one_line_and_leave_no_folder(root: P
 def test_validation_classes_that_do_not_fit_are_found_before_training(tmp_path: Path) -> None:
     tiny.dataset(tmp_path / "data", val=0)
     tiny.write_split(tmp_path / "data", "val", 2, classes=("dark", "other"))
-    with pytest.raises(DataError, match="do not match"):
+    with pytest.raises(DataError) as caught:
         train(tiny.recipe(tmp_path / "data"), out=tmp_path / "run", device="cpu")
+    assert str(caught.value) == (
+        "the validation split's categories do not match the training split's: "
+        "validation split dark, other; training split dark, light"
+    )
     assert not (tmp_path / "run").exists()
 
 
