@@ -11,11 +11,12 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
 from detrctl import __version__
 from detrctl.cli import render
+from detrctl.cli.mistakes import ClickError, is_help, mistake
 from detrctl.errors import DetrctlError
 
 COMMANDS = (
@@ -56,6 +57,14 @@ def _root(
     """Train, evaluate, use and inspect the DETR family of object detectors."""
 
 
+class Command(TyperCommand):
+    """A command whose usage has `SOURCE...` and `NAME`, where some versions of Typer write `{SOURCE...}...`."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        pieces = super().collect_usage_pieces(ctx)
+        return [piece.replace("{", "").replace("}", "").replace("......", "...") for piece in pieces]
+
+
 class Commands(TyperGroup):
     """The commands of `COMMANDS`, each imported when it is asked for: a help need not build all the others' options."""
 
@@ -81,9 +90,11 @@ def _command(name: str, home: str, line: str) -> Any:
     command = getattr(import_module(module), attribute)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, callback=_root)  # the callback makes it a group
     if isinstance(command, typer.Typer):
+        for sub in command.registered_commands:
+            sub.cls = Command
         alone.add_typer(command, name=name, short_help=line)
     else:
-        alone.command(name, short_help=line)(command)
+        alone.command(name, cls=Command, short_help=line)(command)
     return get_group(alone).commands[name]
 
 
@@ -112,9 +123,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit code. Our own bugs go up as exceptions."""
     try:
         try:
-            app(args=arguments, prog_name="detrctl")
+            code = app(args=arguments, prog_name="detrctl", standalone_mode=False)
         finally:
             sys.stdout.flush()
+    except ClickError as error:
+        if is_help(error):
+            error.show()
+        else:
+            words = sys.argv[1:] if arguments is None else arguments
+            render.error(mistake(error, words, [name for name, _, _ in COMMANDS]))
+        return int(error.exit_code)
     except SystemExit as stop:
         return _broken_pipe() if isinstance(stop.__context__, BrokenPipeError) else _code(stop)
     except DetrctlError as error:
@@ -130,7 +148,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         render.error(": ".join(filter(None, [_name(error.filename), reason])))
         return 2
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _what_a_user_can_mend(error: OSError) -> str | None:

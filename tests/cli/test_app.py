@@ -11,6 +11,7 @@ import typer
 from detrctl import __version__
 from detrctl.cli import app as app_module
 from detrctl.cli.app import COMMANDS, command_words, run
+from detrctl.cli.mistakes import mistake
 from detrctl.errors import DetrctlError, Problem, RecipeError
 
 ROOT = Path(__file__).parents[2]
@@ -88,15 +89,77 @@ def test_a_name_that_no_file_can_have_is_one_line(arguments, capsys, tmp_path, m
     assert "n" * 300 in said
 
 
-def test_a_command_line_that_makes_no_sense_exits_with_2(capsys):
-    assert run(["trian"]) == 2
-    assert capsys.readouterr().err.endswith("Error: No such command 'trian'. Did you mean 'train'?\n")
-    assert run(["recipes", "lst"]) == 2
-    assert capsys.readouterr().err.endswith("Error: No such command 'lst'. Did you mean 'list'?\n")
-    assert run(["recipes", "list", "--loud"]) == 2
-    assert capsys.readouterr().err.endswith("Error: No such option: --loud\n")
-    assert run(["recipes", "show"]) == 2
-    assert "Missing argument" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("trian", "detrctl: no such command 'trian'. Did you mean 'train'? (see detrctl --help)"),
+        ("recipes lst", "detrctl recipes: no such command 'lst'. Did you mean 'list'? (see detrctl recipes --help)"),
+        ("recipes list --loud", "detrctl recipes list: no such option: --loud (see detrctl recipes list --help)"),
+        ("recipes show", "detrctl recipes show: missing argument 'NAME' (see detrctl recipes show --help)"),
+        ("predict", "detrctl predict: missing argument 'SOURCE...' (see detrctl predict --help)"),
+        ("train a b", "detrctl train: got unexpected extra argument(s) (b) (see detrctl train --help)"),
+        ("predict x --top", "detrctl predict: option '--top' requires an argument (see detrctl predict --help)"),
+        ("--csv=3", "detrctl: no such option: --csv (see detrctl --help)"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_one_line(capsys, line, said):
+    assert run(line.split()) == 2
+    assert capsys.readouterr() == ("", f"{said}\n")
+
+
+def test_an_option_that_there_is_not_is_told_what_is_meant(capsys):
+    assert run(["predict", "x.jpg", "--scroe", "1"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("detrctl predict: no such option: --scroe")
+    assert "--score" in said
+    assert said.endswith("(see detrctl predict --help)\n")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("predict x --score 2", "--score: found 2, expected at most 1"),
+        ("predict x --score abc", "--score: found abc, expected a number"),
+        ("predict x --top 0", "--top: found 0, expected at least 1"),
+        ("eval --batch 1.5", "--batch: found 1.5, expected a whole number"),
+        ("train detr_r50 --seed -1", "--seed: found -1, expected at least 0"),
+        ("compare a --group bad", "--group: 'bad' is not one of 'seed', 'recipe', 'none'"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_one_line_that_names_it(capsys, line, said):
+    assert run(line.split()) == 2
+    assert capsys.readouterr().err == f"detrctl {line.split()[0]}: {said}\n"
+
+
+def test_a_value_that_click_itself_judged_is_told_in_its_words():
+    """As by Typer's versions on the click package."""
+    error = typer.BadParameter("2.0 is not in the range 0<=x<=1.", param_hint="'--score'")
+    assert mistake(error, ["predict", "x", "--score", "2"], ["predict"]) == (
+        "detrctl predict: invalid value for '--score': 2.0 is not in the range 0<=x<=1 (see detrctl predict --help)"
+    )
+
+
+def test_no_command_at_all_is_answered_with_the_help(capsys):
+    for words in ([], ["recipes"]):
+        run(words)
+        said = "".join(capsys.readouterr())
+        assert said.startswith("Usage: ")
+        assert "Commands:" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        ("predict", "[OPTIONS] SOURCE..."),
+        ("compare", "[OPTIONS] RUN..."),
+        ("recipes show", "[OPTIONS] NAME"),
+        ("train", "[OPTIONS] [RECIPE]"),
+    ],
+)
+def test_the_usage_says_what_a_command_takes(capsys, words, usage):
+    assert run([*words.split(), "--help"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"Usage: detrctl {words} {usage}"
 
 
 def test_the_version_is_the_packages(capsys):
