@@ -5,7 +5,7 @@ B batch, Q queries, C classes, M matched pairs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,12 @@ from detrctl.structures import Targets
 
 
 class Classification(Protocol):
-    """What the criterion needs of a way to train class logits."""
+    """What the criterion needs of a way to train class logits.
+
+    A step's sum of weights counts as `least_weight_sum` where it is less.
+    """
+
+    least_weight_sum: ClassVar[float]
 
     def weight_sum(self, targets: Sequence[Targets]) -> float:
         """What divides the class loss of these images."""
@@ -41,6 +46,8 @@ class SoftmaxClassification:
     num_classes: int
     queries: int
     no_object: float
+
+    least_weight_sum: ClassVar[float] = torch.finfo(torch.float32).tiny  # a mean needs no more than no division by 0
 
     def weight_sum(self, targets: Sequence[Targets]) -> float:
         matched = sum(min(len(truth), self.queries) for truth in targets)
@@ -70,6 +77,8 @@ class FocalClassification:
     alpha: float
     gamma: float
 
+    least_weight_sum: ClassVar[float] = 1.0
+
     def weight_sum(self, targets: Sequence[Targets]) -> float:
         return sum(len(truth) for truth in targets)
 
@@ -96,6 +105,8 @@ class VarifocalClassification:
 
     alpha: float
     gamma: float
+
+    least_weight_sum: ClassVar[float] = 1.0
 
     def weight_sum(self, targets: Sequence[Targets]) -> float:
         return sum(len(truth) for truth in targets)

@@ -62,7 +62,8 @@ class Criterion:
 
     def _terms(self, meeting: Meeting, counts: Tensor) -> Iterator[LossTerm]:
         pairs, targets, device = meeting.assignment, meeting.targets, meeting.predictions.logits.device
-        num_boxes, class_weight = (counts.to(device, torch.float32).clamp(min=1.0) * meeting.repeats).unbind()
+        counted = counts.maximum(counts.new_tensor([1.0, self.classification.least_weight_sum]))
+        num_boxes, class_weight = (counted.to(device, torch.float32) * meeting.repeats).unbind()
         labels = _gather([truth.labels for truth in targets], pairs.image, pairs.truth)
         truth = Cxcywh(_gather([truth.boxes for truth in targets], pairs.image, pairs.truth))
         predicted = Cxcywh(at_least_fp32(meeting.predictions.boxes)[pairs.image, pairs.query])

@@ -7,7 +7,7 @@ from torchvision.ops import generalized_box_iou
 
 from detrctl.boxes import Cxcywh, cxcywh_to_xyxy
 from detrctl.errors import NonFiniteError
-from detrctl.losses.classification import SoftmaxClassification
+from detrctl.losses.classification import FocalClassification, SoftmaxClassification
 from detrctl.losses.criterion import Criterion, LossWeights, class_error
 from detrctl.losses.matcher import Matcher, probability_cost
 from detrctl.losses.plan import Plan
@@ -106,6 +106,28 @@ def test_micro_batches_normalised_together_add_up_to_the_whole_batch() -> None:
         )
         parts += CRITERION(replace(predicted, layers=layers), [targets[image]], counts).total
     torch.testing.assert_close(parts, whole.total, rtol=1e-6, atol=1e-6)
+
+
+def test_the_class_loss_without_truths_is_a_mean_however_few_the_queries() -> None:
+    """By hand: five queries that say all five classes alike, in one image and in one of two micro-batches."""
+    criterion = replace(CRITERION, classification=SoftmaxClassification(CLASSES, 5, 0.1))
+    predicted = DetectorOutput((Predictions(torch.zeros(1, 5, 5), Cxcywh(torch.full((1, 5, 4), 0.3))),), memory=None)  # type: ignore[arg-type]
+    targets = truths(0)
+    counts = criterion.counts(targets)
+    assert counts.tolist() == pytest.approx([0.0, 0.5])
+    for whole, share in ((counts, 1.0), (2 * counts, 0.5)):
+        found = values(criterion(predicted, targets, whole))
+        assert found["class", 0] == pytest.approx(share * math.log(5), rel=1e-6)
+        assert (found["l1", 0], found["giou", 0]) == (0.0, 0.0)
+
+
+def test_the_focal_loss_is_divided_by_one_box_at_least() -> None:
+    """By hand: logits of 0 without an object cost 0.75 * 0.5^2 * ln 2 each."""
+    criterion = Criterion(Plan(MATCHER), FocalClassification(0.25, 2.0), LossWeights(1.0, 5.0, 2.0))
+    predicted = DetectorOutput((Predictions(torch.zeros(1, 5, 4), Cxcywh(torch.full((1, 5, 4), 0.3))),), memory=None)  # type: ignore[arg-type]
+    for boxes in (0.0, 0.5, 1.0, 2.0):
+        found = values(criterion(predicted, truths(0), torch.tensor([boxes, boxes], dtype=torch.float64)))
+        assert found["class", 0] == pytest.approx(20 * 0.75 * 0.25 * math.log(2) / max(1.0, boxes), rel=1e-6)
 
 
 def test_what_pairs_cost_adds_up_over_micro_batches_and_what_is_a_mean_is_told() -> None:
