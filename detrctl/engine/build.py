@@ -330,11 +330,18 @@ def queries_per_image(recipe: Recipe) -> int | None:
 def training_order(recipe: Recipe, images: int, processes: Processes) -> TrainingOrder:
     """DataError where a batch cannot be dealt out."""
     train = recipe.train
-    smallest = min(train.batch_size, images)
-    if smallest < train.accumulate * processes.world:
+    smallest, parts = min(train.batch_size, images), train.accumulate * processes.world
+    if smallest < parts:
+        cures = {
+            "train.processes 1": smallest >= train.accumulate,
+            "train.accumulate smaller": smallest >= processes.world,
+            "train.batch_size greater": images >= parts,
+        }
+        what = "train.batch_size" if train.batch_size < images else "the training split"
+        cure = " or ".join(name for name, helps in cures.items() if helps) or "train.processes and train.accumulate 1"
         raise DataError(
-            f"train.batch_size: {smallest} images cannot be dealt out to {processes.world} process(es) "
-            f"x {train.accumulate} micro-batch(es); make train.accumulate smaller or train.batch_size greater"
+            f"{what}: {smallest} image(s) cannot be dealt out to {processes.world} process(es) "
+            f"x {train.accumulate} micro-batch(es); make {cure}"
         )
     return TrainingOrder(images, train.batch_size, train.accumulate, train.seed, processes.rank, processes.world)
 

@@ -116,13 +116,47 @@ def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
     assert [sorted(part) for part in TrainingOrder(3, 8, 1, 0, 0, 1)] == [[0, 1, 2]]
 
 
-def test_a_batch_that_cannot_be_dealt_out_is_an_error_before_training() -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "images", "said"),
+    [
+        (
+            *(4, 4, 100),
+            "train.batch_size: 4 image(s) cannot be dealt out to 2 process(es) x 4 micro-batch(es); "
+            "make train.processes 1 or train.accumulate smaller or train.batch_size greater",
+        ),
+        (
+            *(16, 1, 1),
+            "the training split: 1 image(s) cannot be dealt out to 2 process(es) x 1 micro-batch(es); "
+            "make train.processes 1",
+        ),
+        (
+            *(8, 4, 3),
+            "the training split: 3 image(s) cannot be dealt out to 2 process(es) x 4 micro-batch(es); "
+            "make train.accumulate smaller",
+        ),
+        (
+            *(8, 4, 1),
+            "the training split: 1 image(s) cannot be dealt out to 2 process(es) x 4 micro-batch(es); "
+            "make train.processes and train.accumulate 1",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_dealt_out_is_an_error_before_training(
+    batch_size: int, accumulate: int, images: int, said: str
+) -> None:
+    two = Group(rank=0, world=2, device=CPU)
     with pytest.raises(DataError) as caught:
-        training_order(tiny.recipe(None, batch_size=4, accumulate=4), 100, Group(rank=0, world=2, device=CPU))
-    assert str(caught.value) == (
-        "train.batch_size: 4 images cannot be dealt out to 2 process(es) x 4 micro-batch(es); "
-        "make train.accumulate smaller or train.batch_size greater"
-    )
+        training_order(tiny.recipe(None, batch_size=batch_size, accumulate=accumulate), images, two)
+    assert str(caught.value) == said
+    cured = {
+        "train.processes 1": (batch_size, accumulate, Alone()),
+        "train.accumulate smaller": (batch_size, 1, two),
+        "train.batch_size greater": (8 * batch_size, accumulate, two),
+        "train.processes and train.accumulate 1": (batch_size, 1, Alone()),
+    }
+    for cure in said.partition("; make ")[2].split(" or "):
+        size, parts, processes = cured[cure]
+        training_order(tiny.recipe(None, batch_size=size, accumulate=parts), images, processes)
 
 
 def test_workers_change_neither_the_images_nor_the_random_numbers(root: Path) -> None:
