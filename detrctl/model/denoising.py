@@ -117,8 +117,8 @@ class ContrastiveDenoising(nn.Module):
     """DINO's: each truth once with little noise, to be put right, and once with more, to be refused, in many groups.
 
     Boxes: each corner moves by up to half a side times `box_noise`, for negatives by one to two such halves. Labels:
-    half of `label_noise` is the chance of a random one. Source: Zhang et al. 2023, section 3.3, and its code, which has
-    as many groups as fit into `copies` truths of the fullest image, and at least one.
+    half of `label_noise` is the chance of a random one. Source: Zhang et al. 2023, section 3.3, and its code, whose
+    number of groups is that of `group_count`.
     """
 
     def __init__(self, *, num_classes: int, width: int, copies: int, label_noise: float, box_noise: float, eps: float):
@@ -176,7 +176,11 @@ class ContrastiveDenoising(nn.Module):
 
 
 def group_count(copies: int, most: int) -> int:
-    """How many groups of positives and negatives: by number of truths, or, for a small `copies`, that number itself."""
+    """How many groups, each of `most` positives and as many negatives, as the official code has it.
+
+    From 50 `copies` on as many as that many positives fill, and at least one. Below, 2 * `copies` groups, however many
+    truths there are: 30 copies of 8 truths are 60 groups of 16 queries.
+    """
     return max(copies // most, 1) if 2 * copies >= 100 else max(2 * copies, 1)
 
 

@@ -41,6 +41,8 @@ SCHEDULE = "train.schedule"
 PYRAMID_LEVELS = 5
 LARGEST_ANCHOR = 0.99
 """Preset boxes with a side from here on are not used (Zhu et al. 2021's code)."""
+FEWEST_SPREAD_COPIES = 50
+"""From here on DINO's copies are shared out among groups (Zhang et al. 2023's code)."""
 LAYER_NORM_NETWORKS = ("swin_", "convnext_")
 """What their names begin with."""
 UNPUBLISHED_NETWORKS = ("slim_32", "slim_48", "slim_64", "resnet10")
@@ -215,6 +217,16 @@ def _choice_learns(encoder: str, source: str) -> str | None:
     return (
         "encoder none: what proposes boxes and ranks them is never trained, so queries start from random choices; "
         "all_proposals or selected_proposals would train it"
+    )
+
+
+def _few_copies_are_groups(copies: int) -> str | None:
+    if copies == 0 or copies >= FEWEST_SPREAD_COPIES:
+        return None
+    groups = 2 * copies
+    return (
+        f"copies {copies}: below {FEWEST_SPREAD_COPIES} the published rule makes {groups} groups of all truths, so "
+        f"8 truths become {groups * 16} noised queries; copies {FEWEST_SPREAD_COPIES} would make them 96, and 0 none"
     )
 
 
@@ -435,6 +447,7 @@ RULES = (
     Rule(("train.batch_size", "train.accumulate"), _accumulate_divides),
     Rule(("train.batch_size", "train.processes"), _processes_divide),
     Rule(("train.batch_size", "train.accumulate", "train.processes"), _micro_batches_divide),
+    Rule(("model.denoising.copies",), _few_copies_are_groups, Level.NOTE),
     Rule(("train.patience", "train.eval_every", "train.epochs"), _patience_can_act, Level.NOTE),
     Rule(("train.batch_size", "train.reference_batch_size", "train.scale_lr"), _rates_follow, Level.NOTE),
     *(

@@ -298,7 +298,11 @@ class ContrastiveDenoising(Section):
     """DINO's contrastive denoising."""
 
     copies: int = Field(
-        100, ge=0, le=1000, description="Noised truths of the fullest image, spread over groups; 0: no denoising."
+        100,
+        ge=0,
+        le=1000,
+        description="Noised truths of the fullest image, in as many groups as they fill; from 1 to 49, as published, "
+        "twice that many groups of all its truths; 0: no denoising.",
     )
     label_noise: float = Field(0.5, ge=0, le=2, description="Twice the chance that a noised label is a random one.")
     box_noise: float = Field(1.0, ge=0, description="How far corners move, in halves of the box's sides.")

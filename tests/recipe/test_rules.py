@@ -226,6 +226,12 @@ ERRORS = [
 
 NOTES = [
     (
+        ["model.family=dino", "model.denoising.copies=30"],
+        "model.denoising.copies: copies 30: below 50 the published rule makes 60 groups of all truths, so 8 truths "
+        "become 960 noised queries; copies 50 would make them 96, and 0 none",
+        ["model.denoising.copies=50"],
+    ),
+    (
         ["train.patience=50", "train.eval_every=10"],
         "train.patience: patience 50 never acts: epochs 300 and eval_every 10 give 30 evaluations",
         ["train.patience=29"],
