@@ -7,7 +7,7 @@ from detrctl.engine.open_weights import open_weights
 from detrctl.errors import CheckpointError
 from detrctl.weights.export import hugging_face_file, official_file, save_hugging_face, save_official
 
-ENDINGS = {"detrctl": ".pt", "official": ".pth", "hf": "-hf"}
+ENDINGS = {"detrctl": ".pt", "official": ".pth", "hf": ""}
 
 
 def convert_weights(source: Path, to: str, *, out: Path | None = None, recipe: str | None = None) -> Path:
@@ -19,7 +19,7 @@ def convert_weights(source: Path, to: str, *, out: Path | None = None, recipe: s
         raise CheckpointError(f"--to {to}: no such format; there are {', '.join(ENDINGS)}")
     opened = open_weights(source, recipe=recipe)
     checkpoint = opened.checkpoint
-    path = out or opened.path.with_name(f"{opened.path.stem}-{to}").with_suffix(ENDINGS[to] if to != "hf" else "")
+    path = out or opened.path.with_name(f"{opened.path.stem}-{to}{ENDINGS[to]}")
     if path.exists():
         raise CheckpointError(f"{path}: is there already; name another with --out")
     if to == "detrctl":

@@ -130,6 +130,17 @@ def test_transformers_reads_what_is_written_and_answers_the_same(tmp_path: Path,
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
+def test_a_point_in_a_files_name_is_kept(tmp_path: Path) -> None:
+    path, _ = checkpoint(tmp_path, "detr")
+    first, second = (path.with_name(f"detr-r50-1.{version}.pth") for version in (2, 3))
+    for one in (first, second):
+        one.write_bytes(path.read_bytes())
+    assert convert_weights(first, "official").name == "detr-r50-1.2-official.pth"
+    assert convert_weights(second, "official").name == "detr-r50-1.3-official.pth"
+    assert convert_weights(first, "hf").name == "detr-r50-1.2-hf"
+    assert convert_weights(first, "detrctl").name == "detr-r50-1.2-detrctl.pt"
+
+
 def test_what_a_format_cannot_say_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
     path, _ = checkpoint(tmp_path, "dn")
     assert refusal(path, "hf") == f"{path}: DN-DAB-DETR has no Hugging Face format: transformers has no such model"
