@@ -33,7 +33,8 @@ def deformable_attention(values: Tensor, level_shapes: LevelShapes, locations: T
     `values` (B, S, H, d); `locations` (B, Q, H, L, P, 2) as (x, y) in fractions of each level; `weights`
     (B, Q, H, L, P) -> (B, Q, H * d), of the values' type. Sampling is bilinear between the centres of cells, and cells
     outside the level are zero: `grid_sample` with `align_corners=False`. Computed in single precision, or in double if
-    `values` are double. The gradient of the values does not depend on the order of threads.
+    `values` are double. On a CPU the gradient of the values does not depend on the order of threads; elsewhere it does
+    where the backward of `grid_sample` does, as on a GPU.
     """
     tokens = sum(height * width for height, width in level_shapes)
     if values.shape[1] != tokens:
