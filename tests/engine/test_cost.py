@@ -7,15 +7,17 @@ from detrctl.errors import DetrctlError
 from detrctl.recipe.load import load_recipe
 from detrctl.recipe.schema import Recipe
 
-PUBLISHED = {
+PUBLISHED: dict[str, tuple[int | None, int, tuple[int, int]]] = {
     "detr_r50": (41, 86, (800, 1066)),
     "detr_dc5_r50": (41, 187, (800, 1066)),
     "deformable": (40, 173, (800, 1066)),
     "deformable_two_stage": (41, 173, (800, 1066)),
     "dino_4scale_r50": (47, 279, (800, 1280)),
+    "dino_5scale_r50": (None, 860, (800, 1280)),
 }
-"""Millions of parameters, billions of multiply-adds, and an image, of which none is published: the authors average over
-images of COCO val. For DINO 800 x 1280 was chosen here, since its number is met there; at 800 x 1066 ours is 15 % less.
+"""Millions of parameters where they are known, billions of multiply-adds, and an image, of which none is published: the
+authors average over images of COCO val. For DINO 800 x 1280 was chosen here, since its number on four levels is met
+there; at 800 x 1066 ours is 15 % less, on five levels 18 %.
 """
 
 
@@ -62,7 +64,7 @@ def test_frozen_parameters_count_but_are_not_trained() -> None:
 def test_published_models_cost_what_is_published(name: str) -> None:
     millions, billions, size = PUBLISHED[name]
     total = cost_of(load_recipe(name).recipe, size_hw=size).total
-    assert abs(total.parameters / 1e6 - millions) < 0.6
+    assert millions is None or abs(total.parameters / 1e6 - millions) < 0.6
     assert total.multiply_adds / 1e9 == pytest.approx(billions, rel=0.1)
 
 
