@@ -2,18 +2,23 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from email.message import Message
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
+from typing import IO
 from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from detrctl.errors import DetrctlError
 from detrctl.weights.published_files import PublishedFile
 
 PIECE = 2**20
 TIMEOUT_SECONDS = 30
+STATED_HASH = "X-Linked-ETag"
+"""Where Hugging Face's server says a large file's SHA-256, on its way to the server that has the file."""
 
 Heard = Callable[[int, int], None]
 """Bytes that have come, bytes in all (0: the server does not say)."""
@@ -21,11 +26,12 @@ Heard = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Fetched:
-    """`sha256` is the whole hash. `was_there`: nothing had to be fetched."""
+    """`sha256` is the whole hash. `was_there`: nothing had to be fetched. `is_stated`: the server named that hash."""
 
     path: Path
     sha256: str
     was_there: bool
+    is_stated: bool = False
 
 
 def download(file: PublishedFile, folder: Path, heard: Heard = lambda done, total: None) -> Fetched:
@@ -45,7 +51,8 @@ def download(file: PublishedFile, folder: Path, heard: Heard = lambda done, tota
                 "move it away"
             )
         return Fetched(path, digest, was_there=True)
-    return Fetched(path, _fetch(file.url, path, file.sha256, heard), was_there=False)
+    came = _fetch(file.url, path, file.sha256, heard)
+    return Fetched(path, came.sha256, was_there=False, is_stated=came.stated is not None)
 
 
 def _hash_of(path: Path) -> str:
@@ -53,13 +60,26 @@ def _hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fetch(url: str, path: Path, sha256: str | None, heard: Heard) -> str:
+@dataclass(frozen=True)
+class _Came:
+    """The hash of what came, and the one that the server stated, if any."""
+
+    sha256: str
+    stated: str | None
+
+
+def _fetch(url: str, path: Path, sha256: str | None, heard: Heard) -> _Came:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        digest = _receive(url, part, heard)
-        if sha256 is not None and not digest.startswith(sha256):
+        came = _receive(url, part, heard)
+        if sha256 is not None and not came.sha256.startswith(sha256):
             raise DetrctlError(
-                f"{url}: not the published file came (SHA-256 {digest[:8]}..., not {sha256}...); nothing is kept"
+                f"{url}: not the published file came (SHA-256 {came.sha256[:8]}..., not {sha256}...); nothing is kept"
+            )
+        if came.stated is not None and came.sha256 != came.stated:
+            raise DetrctlError(
+                f"{url}: not the file came that the server announced "
+                f"(SHA-256 {came.sha256[:8]}..., not {came.stated[:8]}...); nothing is kept"
             )
         os.replace(part, path)
     except HTTPError as error:
@@ -70,14 +90,32 @@ def _fetch(url: str, path: Path, sha256: str | None, heard: Heard) -> str:
         raise DetrctlError(f"{url}: could not be downloaded: {reason}") from error
     finally:
         part.unlink(missing_ok=True)
-    return digest
+    return came
 
 
-def _receive(url: str, part: Path, heard: Heard) -> str:
-    """Into `part`; the hash of what came. DetrctlError where the connection ended early."""
-    digest, done = hashlib.sha256(), 0
+class _Redirects(HTTPRedirectHandler):
+    """Keeps the hash that a server states before it sends us on."""
+
+    stated: str | None = None
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        self.stated = self.stated or _stated_hash(headers)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _stated_hash(headers: Message) -> str | None:
+    """None for the shorter hashes of files that lie in the repository itself."""
+    found = re.fullmatch(r'(?:W/)?"([0-9a-f]{64})"', headers.get(STATED_HASH) or "")
+    return found[1] if found else None
+
+
+def _receive(url: str, part: Path, heard: Heard) -> _Came:
+    """Into `part`. DetrctlError where the connection ended early."""
+    digest, done, redirects = hashlib.sha256(), 0, _Redirects()
     response: HTTPResponse
-    with urlopen(url, timeout=TIMEOUT_SECONDS) as response, part.open("wb") as file:
+    with build_opener(redirects).open(url, timeout=TIMEOUT_SECONDS) as response, part.open("wb") as file:
         total = int(response.headers.get("Content-Length") or 0)
         while piece := response.read(PIECE):
             file.write(piece)
@@ -86,4 +124,4 @@ def _receive(url: str, part: Path, heard: Heard) -> str:
             heard(done, total)
     if done < total:
         raise DetrctlError(f"{url}: broke off after {done} of {total} bytes; try again")
-    return digest.hexdigest()
+    return _Came(digest.hexdigest(), redirects.stated or _stated_hash(response.headers))

@@ -68,7 +68,16 @@ PUBLISHED = (
     _hub("hf_deformable_two_stage", "deformable_two_stage", "SenseTime/deformable-detr-with-box-refine-two-stage"),
     _hub("hf_conditional_r50", "conditional_r50", "microsoft/conditional-detr-resnet-50"),
     _hub("hf_dab_r50", "dab_r50", "IDEA-Research/dab-detr-resnet-50"),
-    _behind_page("deformable", "deformable", "fundamentalvision/Deformable-DETR"),
+    *(
+        _behind_page(name, name, "fundamentalvision/Deformable-DETR")
+        for name in (
+            "deformable",
+            "deformable_ss",
+            "deformable_ss_dc5",
+            "deformable_refine",
+            "deformable_two_stage",
+        )
+    ),
     _behind_page("conditional_r50", "conditional_r50", "Atten4Vis/ConditionalDETR"),
     _behind_page("dab_r50", "dab_r50", "IDEA-Research/DAB-DETR"),
     _behind_page("dab_deformable_r50", "dab_deformable_r50", "IDEA-Research/DAB-DETR"),

@@ -10,7 +10,7 @@ import torch
 
 from detrctl.cli.app import run
 from detrctl.engine.checkpoint import load
-from detrctl.weights import published_files
+from detrctl.weights import download, published_files
 from detrctl.weights.published_files import PublishedFile
 from tests.cli.tiny import make_run
 from tests.weights.published import published
@@ -106,6 +106,20 @@ def test_download_says_where_the_file_is_and_what_was_checked(capsys, here: Path
     assert "was there already" in capsys.readouterr().out
     assert run(["weights", "download", "other"]) == 2
     assert capsys.readouterr().err == "other: no published file of this name; `detrctl weights list` shows them\n"
+
+
+@pytest.mark.parametrize("is_stated", [True, False])
+def test_download_says_who_knows_the_hash(capsys, here: Path, monkeypatch: pytest.MonkeyPatch, is_stated: bool):
+    file = PublishedFile("mine", "detr_r50", "page", "https://example.org/w.pth")
+    monkeypatch.setattr(published_files, "PUBLISHED", (file,))
+    found = download.Fetched(Path("weights/w.pth"), "ab" * 32, was_there=False, is_stated=is_stated)
+    monkeypatch.setattr(download, "download", lambda *_: found)
+    assert run(["weights", "download", "mine"]) == 0
+    said = capsys.readouterr()
+    checked = "SHA-256 abababab... as its server says" if is_stated else "hash not checked"
+    assert said.out.splitlines()[0] == f"weights/w.pth: downloaded, {checked}"
+    warning = f"warning: which hash w.pth should have is not known here; this one's SHA-256 is {'ab' * 32}\n"
+    assert said.err == ("" if is_stated else warning)
 
 
 def test_a_hostile_file_is_one_line(capsys, here: Path):

@@ -21,9 +21,18 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 class Handler(BaseHTTPRequestHandler):
     asked: list[str]
+    stated: str | None = None
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
+        if self.path.startswith("/resolve/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.replace("/resolve/", "/store/"))
+            if self.stated is not None:
+                self.send_header("X-Linked-ETag", self.stated)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if self.path == "/gone.pth":
             self.send_error(404)
             return
@@ -40,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("no_proxy", "*")
-    Handler.asked = []
+    Handler.asked, Handler.stated = [], None
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -81,6 +90,26 @@ def test_a_model_of_the_hub_comes_with_its_config_into_a_folder_of_its_own(serve
     assert found.path == tmp_path / "mine" / "model.safetensors"
     assert (found.path.parent / "config.json").read_text() == '{"model_type": "detr"}'
     assert Handler.asked == ["/main/config.json", "/main/model.safetensors"]
+
+
+def test_a_hash_that_the_server_states_before_it_sends_us_on_is_checked(server: str, tmp_path: Path) -> None:
+    file = official(server, "resolve/whole.pth", None)
+    Handler.stated = f'"{"0" * 64}"'
+    assert refusal(file, tmp_path) == (
+        f"{server}/resolve/whole.pth: not the file came that the server announced "
+        f"(SHA-256 {SHA256[:8]}..., not 00000000...); nothing is kept"
+    )
+    assert list(tmp_path.iterdir()) == []
+    Handler.stated = f'"{SHA256}"'
+    assert download(file, tmp_path / "right").is_stated
+    assert Handler.asked == ["/resolve/whole.pth", "/store/whole.pth"] * 2
+
+
+@pytest.mark.parametrize("stated", [None, '"e7da11f8d0c44a0f8c86a3b0c1d2e3f405162738"'])
+def test_where_the_server_states_no_sha256_nothing_is_checked(server: str, tmp_path: Path, stated: str | None) -> None:
+    Handler.stated = stated
+    found = download(official(server, "resolve/whole.pth", None), tmp_path)
+    assert (found.sha256, found.is_stated) == (SHA256, False)
 
 
 def test_what_is_not_whole_is_one_line_and_leaves_nothing(server: str, tmp_path: Path) -> None:
