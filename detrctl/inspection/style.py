@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
@@ -110,7 +110,7 @@ def draw_box(
 def ink_on(colour: str) -> str:
     """Black or white letters, whichever read better on a colour."""
     red, green, blue = (round(255 * part) for part in to_rgb(colour))
-    return to_hex([part / 255 for part in drawing.ink_on((red, green, blue))])
+    return "#{:02x}{:02x}{:02x}".format(*drawing.ink_on((red, green, blue)))
 
 
 def label_at(axes: Axes, x: float, middle: float, text: str, colour: str, points: float) -> None:
