@@ -35,23 +35,25 @@ ToldBy = Literal["slot", "rank", "rank and content", "distinct rank", "distinct 
 """Distinct: the model chooses proposals with `EncoderProposals.max_iou`."""
 
 
-def _told_by_rank(order: str, also: str = "") -> str:
+DISTINCT_FIRST = " Repetitions of better proposals (IoU above model.proposal_nms) rank after all others."
+AND_CONTENT = " and by the content that the query of this rank has learned, which is the same in every image"
+
+
+def _told_by_rank(*, order: str = "", also: str = "") -> str:
     return (
-        f"A query here has no place of its own: query q starts from the encoder's proposal of rank q, {order}, which "
-        f"lies elsewhere in every image. What is told by q is told by rank{also}; a wide spread of places is expected."
+        "A query here has no place of its own: query q starts from the encoder's proposal of rank q, best first, which "
+        f"lies elsewhere in every image.{order} What is told by q is told by rank{also}; a wide spread of places is "
+        "expected."
     )
 
 
-BEST_FIRST = "best first"
-DISTINCT_FIRST = "best first, but repetitions of better ones (IoU above model.proposal_nms) after all others"
-AND_CONTENT = " and by the content that the query of this rank has learned, which is the same in every image"
 CAPTIONS: dict[ToldBy, str] = {
     "slot": "A query here is a learned slot, the same in every image, so what it predicts over many images says which "
     "places, sizes and classes it has specialised in.",
-    "rank": _told_by_rank(BEST_FIRST),
-    "rank and content": _told_by_rank(BEST_FIRST, AND_CONTENT),
-    "distinct rank": _told_by_rank(DISTINCT_FIRST),
-    "distinct rank and content": _told_by_rank(DISTINCT_FIRST, AND_CONTENT),
+    "rank": _told_by_rank(),
+    "rank and content": _told_by_rank(also=AND_CONTENT),
+    "distinct rank": _told_by_rank(order=DISTINCT_FIRST),
+    "distinct rank and content": _told_by_rank(order=DISTINCT_FIRST, also=AND_CONTENT),
 }
 
 

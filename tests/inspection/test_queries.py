@@ -120,7 +120,7 @@ def test_it_is_told_what_a_query_is_and_where_it_starts(name: str) -> None:
 def test_distinct_proposals_are_said_to_come_before_repetitions(name: str, kind: ToldBy) -> None:
     distinct = told_by(build(name, proposal_nms=0.8).network)
     assert distinct == f"distinct {kind}"
-    added = ", but repetitions of better ones (IoU above model.proposal_nms) after all others"
+    added = " Repetitions of better proposals (IoU above model.proposal_nms) rank after all others."
     assert CAPTIONS[distinct].replace(added, "") == CAPTIONS[kind] != CAPTIONS[distinct]
 
 

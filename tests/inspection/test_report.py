@@ -3,6 +3,7 @@ import os
 import re
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,11 @@ def test_a_page_of_20_crowded_images_is_under_5_mb_with_fewer_queries_listed_if_
 
 
 def test_a_page_gives_up_queries_then_the_size_of_its_pictures_and_then_noised_queries(monkeypatch):
+    given_up = [
+        [name for name in ("cheapest", "side", "noised") if getattr(more, name) != getattr(less, name)]
+        for more, less in pairwise(PLANS)
+    ]
+    assert given_up == [["cheapest"]] * 4 + [["side"]] * 3 + [["noised"]] + [["cheapest"]] * 2
     report = a_report(images=1, truths=20, queries=100, side=(24, 640))
     report = replace(report, denoising=a_denoising(report))
     content = as_json(report)
