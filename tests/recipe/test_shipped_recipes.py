@@ -1,9 +1,17 @@
 """What every file in recipes/ promises."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+
+from detrctl.data.shapes import CATEGORY_IDS, write_shapes
+from detrctl.engine.build import build_data, build_learner
+from detrctl.engine.dry_run import largest_canvas
+from detrctl.engine.optim import build_optimizer
 from detrctl.recipe.load import load_recipe
 from detrctl.recipe.locate import shipped
+from detrctl.structures import Categories
 
 HEADER = ["command", "hardware", "published", "reproduced", "learning rate"]
 NAMES = list(shipped())
@@ -29,3 +37,26 @@ def test_a_header_states_command_hardware_score_and_learning_rate(name):
     assert [line.split(":")[0].removeprefix("# ") for line in header[2:7]] == HEADER
     assert f"detrctl train {name} " in header[2]
     assert "batch size" in header[6]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, {"train": 2, "val": 1})
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "finetune"])
+def test_a_recipe_builds_its_learner_and_its_samples(name, shapes):
+    recipe = load_recipe(name, [f"data.root={shapes}"]).recipe
+    categories = Categories(tuple(CATEGORY_IDS), tuple(CATEGORY_IDS.values()))
+    groups = build_learner(recipe, categories, pretrained=False).parameter_groups()
+    assert "backbone" in groups
+    assert len(build_optimizer(groups, recipe.train).param_groups) >= len(groups)
+    sample = build_data(recipe, "train", augment=True).dataset[0]
+    assert sample.pixels.dtype == torch.float32
+    assert all(16 <= side <= most for side, most in zip(sample.pixels.shape[1:], largest_canvas(recipe)))
+    boxes = sample.targets.boxes
+    assert len(boxes) == len(sample.targets.labels)
+    assert ((boxes >= 0) & (boxes <= 1)).all()
