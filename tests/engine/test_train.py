@@ -41,13 +41,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.dataset(tmp_path_factory.mktemp("data"))
 
 
-def everything(root: Path, epochs: int = 3, **train_fields: Any) -> Recipe:
+def everything(root: Path, epochs: int = 3, workers: int = 0, **train_fields: Any) -> Recipe:
     """Dropout, batch norm, augmentation, accumulation, averaging, a drop of the rate: all that has a state."""
     schedule = {"kind": "step", "drop_epochs": [2], "warmup_steps": 3} if epochs == 3 else {"kind": "constant"}
     return tiny.recipe(
         root,
         model=RANDOM,
-        data={"augment": {"policy": "none", "flip": 0.5, "photometric": True}},
+        data={"augment": {"policy": "none", "flip": 0.5, "photometric": True}, "workers": workers},
         epochs=epochs,
         accumulate=2,
         ema=0.9,
@@ -402,6 +402,7 @@ def test_n_and_n_epochs_are_2n_epochs_bit_by_bit(root: Path, tmp_path: Path) -> 
     assert resumed.scores == whole.scores
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("when", "step"),
     [
@@ -412,11 +413,11 @@ def test_n_and_n_epochs_are_2n_epochs_bit_by_bit(root: Path, tmp_path: Path) -> 
     ids=["in the middle of an epoch", "at its end", "while evaluating"],
 )
 def test_an_interrupted_run_goes_on_bit_by_bit(
-    straight: TrainResult, root: Path, tmp_path: Path, when: Callable[[events.Event], bool], step: int
+    straight: TrainResult, root: Path, tmp_path: Path, when: Callable[[events.Event], bool], step: int, workers: int
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(Interrupted) as caught:
-        train(everything(root), out=run, device="cpu", on_event=interrupt_at(when))
+        train(everything(root, workers=workers), out=run, device="cpu", on_event=interrupt_at(when))
     assert str(caught.value) == (
         f"stopped after {step // 2} epochs and {step % 2} steps of the next; everything is saved. "
         f"Go on with: detrctl train --resume {run} --trust"
