@@ -18,6 +18,7 @@ from detrctl.data.shapes_drawing import FIGURES, draw_image
 from detrctl.errors import DataError
 
 SOME = {"train": 120, "val": 40}
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,14 @@ def test_the_whole_set_has_the_published_statistics(tmp_path: Path) -> None:
         "820 boxes: circle 119, square 136, triangle 141, star 144, cross 128, ring 152",
         "small 35.7%, medium 55.4%, large 8.9%; 72.9% meet another box",
     ]
+    table = README.read_text(encoding="utf-8").partition("| `shapes` |")[2].splitlines()[2:4]
+    assert table == [readme_row(split, statistics(whole, split)) for split in ("train", "val")]
+
+
+def readme_row(split: str, counted: ShapesStatistics) -> str:
+    sizes = (counted.small, counted.medium, counted.large, counted.overlapping)
+    cells = [split, str(counted.images), f"{counted.images_without_boxes:.1%}", str(counted.boxes)]
+    return f"| {' | '.join([*cells, *(f'{share:.1%}' for share in sizes)])} |"
 
 
 def test_statistics_count_by_hand(tmp_path: Path) -> None:
