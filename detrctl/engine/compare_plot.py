@@ -16,6 +16,7 @@ from detrctl.engine.compare import Comparison, Group
 from detrctl.engine.plots import BLUE, GREEN, INK, ORANGE, PURPLE, dress
 from detrctl.engine.run_records import RunRecord, Scored
 from detrctl.errors import DetrctlError
+from detrctl.inspection.style import without_formulas
 
 # Okabe & Ito's palette without its yellow, which is lost on white; then the same colours in other line styles.
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, "#56b4e9", "#e69f00", INK)
@@ -47,7 +48,7 @@ def draw_comparison(comparison: Comparison, file: Path, *, scores: Sequence[str]
     panels[-1][1].set_xlabel(f"{name} of training and evaluation")
     _legend(figure, comparison, looks, scores[0])
     try:
-        figure.savefig(file, facecolor="white")
+        without_formulas(figure).savefig(file, facecolor="white")
     except OSError as error:
         raise DetrctlError(f"{file}: cannot be written ({error.strerror or error})") from None
 

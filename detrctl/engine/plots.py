@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from detrctl.inspection.style import without_formulas
+
 Row = Mapping[str, Any]
 
 # Okabe & Ito's palette, told apart by readers of every colour vision; line styles tell them apart in print.
@@ -281,5 +283,5 @@ def dress(axes: Axes, title: str, beside: str = "") -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path)
+    without_formulas(figure).savefig(path)
     return path

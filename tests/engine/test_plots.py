@@ -107,6 +107,10 @@ def test_in_two_stages_instability_is_told_by_token_and_by_rank() -> None:
     }
 
 
+def test_a_run_called_like_a_formula_is_drawn(tmp_path: Path) -> None:
+    assert draw_run(rows(), tmp_path, "$x_$")  # matplotlib would refuse to parse it
+
+
 def test_nothing_logged_draws_nothing(tmp_path: Path) -> None:
     assert draw_run([], tmp_path, "a run") == []
 
