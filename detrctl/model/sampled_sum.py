@@ -23,6 +23,9 @@ LevelShapes = Sequence[tuple[int, int]]
 PORTION = 1 << 18
 """Points to work on at a time: few enough for the cache, enough to hide the cost of calls and occupy several cores."""
 
+PORTIONS_COMPILED = 8
+"""As many for an image of 800 x 1066 pixels, in the forward code that `torch.compile` makes; backward it has one."""
+
 NOWHERE = 1 << 20
 """Where the far corner is on an axis of one cell, which has none: no point comes near."""
 
@@ -77,7 +80,7 @@ class _SumRows(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, level_shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(values, locations, weights)
         ctx.level_shapes = level_shapes
-        grid, table = _Grid.of(level_shapes, values, weights), values.flatten(0, 2)
+        grid, table = _Grid.of(level_shapes, values, weights, PORTIONS_COMPILED), values.flatten(0, 2)
         mixed = []
         for part in grid.parts:
             near, distances = grid.corners(locations, part)
@@ -147,6 +150,16 @@ def _worths(table: Tensor, rows: Tensor, grad: Tensor) -> Tensor:
     ).view_as(rows)
 
 
+def _portions(queries: int, points: int, compiled: int) -> list[slice]:
+    """Of all queries, with so many points each. Compiled code has a fixed number, since it is made for any size."""
+    if not torch.compiler.is_compiling():
+        portion = max(PORTION // points, 1)
+        return [slice(i, i + portion) for i in range(0, queries, portion)]
+    count = compiled if queries * points > PORTION else 1
+    portion = -(-queries // count)
+    return [slice(i * portion, (i + 1) * portion) for i in range(count)]
+
+
 @dataclass(frozen=True)
 class _Grid:
     """What is known of every query's points beforehand. A pair on the first axis is (x, y)."""
@@ -170,8 +183,8 @@ class _Grid:
     """(4, L * P): rows from the near corner to all four: near, right, below, far."""
 
     @classmethod
-    def of(cls, level_shapes: LevelShapes, values: Tensor, weights: Tensor) -> "_Grid":
-        """For (B, S, H, d) values and (B, Q, H, L * P) weights."""
+    def of(cls, level_shapes: LevelShapes, values: Tensor, weights: Tensor, compiled: int = 1) -> "_Grid":
+        """For (B, S, H, d) values and (B, Q, H, L * P) weights; compiled code has `compiled` portions."""
         (batch, tokens, heads, _), queries, points = values.shape, weights.shape[1], weights.shape[3]
 
         def per_point(numbers: Sequence[int]) -> Tensor:
@@ -187,10 +200,9 @@ class _Grid:
         far = torch.where(size > 1, 1, NOWHERE).to(values.dtype)
         images = torch.arange(batch, dtype=torch.int32, device=values.device) * (tokens * heads)
         head = torch.arange(heads, dtype=torch.int32, device=values.device)[:, None]
-        portion = batch * queries if torch.compiler.is_compiling() else max(PORTION // (heads * points), 1)
         return cls(
             level_shapes=level_shapes,
-            parts=[slice(i, i + portion) for i in range(0, batch * queries, portion)],
+            parts=_portions(batch * queries, heads * points, compiled),
             first=images.repeat_interleave(queries)[:, None, None],
             start=per_point([begin * heads for begin in begins]) + head,
             strides=stride[:, None, None],

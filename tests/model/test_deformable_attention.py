@@ -113,6 +113,16 @@ def test_the_portions_change_nothing(portion: int, monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+def test_the_portions_of_compiled_code_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = inputs(queries=5)
+    want = deformable_attention(given[0], SHAPES, *given[1:])
+    monkeypatch.setattr(sampled_sum, "PORTION", 1)
+    monkeypatch.setattr(sampled_sum, "PORTIONS_COMPILED", 7)  # of two queries each, so that the last ones are empty
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert len(sampled_sum._portions(10, 30, 7)) == 7
+    torch.testing.assert_close(deformable_attention(given[0], SHAPES, *given[1:]), want)
+
+
 def test_at_the_border_half_a_cell_is_lost_and_beyond_it_all() -> None:
     values = torch.ones(1, 4, 1, 1)
     x = torch.tensor([0.5, 0.0, -0.25, -0.5, 1.25, 2.0])  # a 2 x 2 level: one cell is half of it
