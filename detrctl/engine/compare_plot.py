@@ -16,7 +16,7 @@ from detrctl.engine.compare import Comparison, Group
 from detrctl.engine.plots import BLUE, GREEN, INK, ORANGE, PURPLE, dress
 from detrctl.engine.run_records import RunRecord, Scored
 from detrctl.errors import DetrctlError
-from detrctl.inspection.style import without_formulas
+from detrctl.inspection.words import without_formulas
 
 # Okabe & Ito's palette without its yellow, which is lost on white; then the same colours in other line styles.
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, "#56b4e9", "#e69f00", INK)

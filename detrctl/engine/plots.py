@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from detrctl.inspection.style import without_formulas
+from detrctl.inspection.words import without_formulas
 
 Row = Mapping[str, Any]
 
