@@ -72,9 +72,8 @@ class Commands(TyperGroup):
         return [name for name, _, _ in COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        known = cmd_name in self.list_commands(
-            ctx
-        )  # of an unknown name the base class says which loaded one is like it
+        # Of a name that there is not, the base class says which one of those loaded is like it, so that all are loaded.
+        known = cmd_name in self.list_commands(ctx)
         for name, home, line in COMMANDS:
             if name not in self.commands and (name == cmd_name or not known):
                 self.commands[name] = _command(name, home, line)

@@ -226,7 +226,7 @@ def _tell_runs(report: "MatchingReport") -> None:
     """Several runs, each by the last layer of its last checkpoint."""
     from detrctl.cli import render
 
-    if len(report.runs) == 1:
+    if len(report.runs) == 1 or not report.main.layers:  # all runs see the same images, so that none has layers then
         return
     render.say("")
     render.say("last layer of each run's last checkpoint (means):")
@@ -241,7 +241,6 @@ def _tell_runs(report: "MatchingReport") -> None:
             per_cent(found.between_layers[-1].all.value) if found.between_layers else "-",
         )
         for found in last
-        if found.layers
     ]
     render.table(("run", "cost", "IoU", "found", "not found", "changes"), rows)
 

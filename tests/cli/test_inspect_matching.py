@@ -94,13 +94,15 @@ def test_each_of_two_runs_has_its_line_and_an_image_without_objects_a_sentence(m
     said = capsys.readouterr().out
     assert max(map(len, said.replace(str(tmp_path), "").replace(str(made), "").splitlines())) <= 80
     table = said.split("last layer of each run's last checkpoint (means):")[1].splitlines()
-    assert [line.split()[0] for line in table[1:4]] == ["run", "run", "another-run-with-quite-a-long-n"[:30]]
+    assert [line.split()[0] for line in table[1:4]] == ["run", "run", "another-run-with-quite-a-long-"]
     annotations.write_text(json.dumps(json.loads(whole) | {"annotations": []}))
     try:
-        assert inspect(made, tmp_path / "none", "--image-id", "51") == 0
+        assert inspect(made, tmp_path / "none", "--image-id", "51", *other) == 0
     finally:
         annotations.write_text(whole)
-    assert "This image has no object, so no query is matched" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "This image has no object, so no query is matched" in said
+    assert "last layer of each" not in said
 
 
 def test_instability_is_told_image_by_image_where_there_are_several_checkpoints(made, tmp_path):
