@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from detrctl.engine.muon import Muon, split
 from detrctl.engine.schedule import batch_size_factor
 from detrctl.errors import DetrctlError
 from detrctl.families.learner import Learner
@@ -37,7 +38,7 @@ def training_mode(learner: Learner, train: schema.Train) -> None:
 
 
 def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], train: schema.Train) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019) or SGD over the groups that are trained, weight decay on every parameter.
+    """AdamW (Loshchilov & Hutter 2019), SGD or Muon over the groups that are trained, weight decay on all parameters.
 
     Each group carries its `name` and `base_lr`, the rate that the schedule's factor multiplies.
     """
@@ -52,6 +53,8 @@ def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], train: schema.
     fused = can_fuse(groups.values())
     if train.optimizer == "sgd":
         return torch.optim.SGD(parts, momentum=MOMENTUM, weight_decay=train.weight_decay, fused=fused)
+    if train.optimizer == "muon":
+        return Muon(split(parts), weight_decay=train.weight_decay, fused=fused)
     return torch.optim.AdamW(parts, weight_decay=train.weight_decay, fused=fused)
 
 
@@ -65,6 +68,14 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, floa
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return {group["name"]: group["lr"] for group in optimizer.param_groups}
+
+
+def parameters_by_group(optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """How many numbers are trained, by group name (Muon has two groups of a name)."""
+    counts: dict[str, int] = {}
+    for group in optimizer.param_groups:
+        counts[group["name"]] = counts.get(group["name"], 0) + sum(one.numel() for one in group["params"])
+    return counts
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -15,7 +15,7 @@ from detrctl.engine.distributed import Processes, choose_device, connected, emul
 from detrctl.engine.journal import Journal
 from detrctl.engine.keeper import Keeper
 from detrctl.engine.loop import Feed, Loop
-from detrctl.engine.optim import set_rates
+from detrctl.engine.optim import parameters_by_group, set_rates
 from detrctl.engine.resume import go_on
 from detrctl.engine.runs import RunFolder, environment, new_run
 from detrctl.engine.start import Start, begin
@@ -145,10 +145,7 @@ def _started(start: Start, parts: Assembly, keeper: Keeper, standing: Standing) 
             events.SplitSummary(split.name, split.images, split.lines) for split in (feed.train, feed.val) if split
         ),
         classes=keeper.categories.names,
-        parameters={
-            group["name"]: sum(parameter.numel() for parameter in group["params"])
-            for group in parts.optimizer.param_groups
-        },
+        parameters=parameters_by_group(parts.optimizer),
         parameters_total=sum(parameter.numel() for parameter in parts.learner.network.parameters()),
         device=str(keeper.device),
         precision=train_recipe.precision,

@@ -544,8 +544,10 @@ class Train(Section):
         description="Whose model is trained with the weights of `--init-from`: the recipe's, as far as they fit it, or "
         "the checkpoint's, with its objective and image sizes.",
     )
-    optimizer: Literal["adamw", "sgd"] = Field(
-        "adamw", description="AdamW (published for the DETR family), or SGD with momentum 0.9 (for Faster R-CNN)."
+    optimizer: Literal["adamw", "sgd", "muon"] = Field(
+        "adamw",
+        description="AdamW (published for the DETR family), SGD with momentum 0.9 (for Faster R-CNN), or Muon, which "
+        "takes AdamW's rates and learns more from each image in a short training from scratch.",
     )
     lr: float = Field(1e-4, gt=0, description="Learning rate of all but the backbone, at `reference_batch_size`.")
     backbone_lr: float = Field(1e-5, ge=0, description="Learning rate of the backbone; 0 freezes it.")

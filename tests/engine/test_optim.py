@@ -1,15 +1,19 @@
-"""AdamW's groups have the recipe's rates, and gradients are clipped by their norm."""
+"""The groups have the recipe's rates, Muon's steps are its formula's, and gradients are clipped by their norm."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
 
+from detrctl.engine.muon import is_matrix, orthogonalised
 from detrctl.engine.optim import (
     build_optimizer,
     clip,
     freeze_still_groups,
     gradient_norm,
     non_finite_gradients,
+    parameters_by_group,
     set_rates,
 )
 from detrctl.errors import DetrctlError
@@ -83,3 +87,102 @@ def test_parameters_with_a_broken_gradient_are_named() -> None:
     network["backbone"].weight.grad = torch.full((2, 2), float("inf"))
     network["head"].weight.grad = torch.ones(1, 2)
     assert non_finite_gradients(network) == ["backbone.weight"]
+
+
+def orthogonal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+    """By SVD: what Newton-Schulz comes near to."""
+    left, _, right = torch.linalg.svd(torch.randn(rows, columns, generator=generator), full_matrices=False)
+    return left @ right
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (8, 40), (40, 8)])
+def test_orthogonalised_has_the_same_singular_vectors_and_values_near_1(shape: tuple[int, int]) -> None:
+    given = torch.Generator().manual_seed(0)
+    basis = orthogonal(*shape, given)
+    symmetric = torch.randn(shape[1], shape[1], generator=given)
+    matrix = basis @ (symmetric @ symmetric.T + 0.2 * torch.eye(shape[1])) if shape[0] >= shape[1] else None
+    if matrix is None:
+        symmetric = symmetric[: shape[0], : shape[0]]
+        matrix = (symmetric @ symmetric.T + 0.2 * torch.eye(shape[0])) @ basis
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    inner = left.T @ orthogonalised(matrix) @ right.T
+    torch.testing.assert_close(inner, inner.diag().diag(), atol=1e-4, rtol=0)
+    assert bool(((inner.diag() > 0.65) & (inner.diag() < 1.25)).all())
+    assert float(values.max() / values.min()) > 10, "the matrix was far from orthogonal"
+
+
+def test_muon_steps_matrices_as_the_formula_says_and_gives_the_rest_to_adamw() -> None:
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"conv": nn.Conv2d(3, 16, 3), "wide": nn.Linear(16, 24), "head": nn.Linear(24, 4)})
+    parts = {"backbone": [*network["conv"].parameters()], "detector": [*network["wide"].parameters()]}
+    parts["detector"] += network["head"].parameters()
+    start = {name: value.detach().clone() for name, value in network.named_parameters()}
+    optimizer = build_optimizer(parts, train(optimizer="muon", lr=0.01, backbone_lr=0.02, weight_decay=0.1))
+    assert set_rates(optimizer, 1.0) == {"backbone": 0.02, "detector": 0.01}
+    assert parameters_by_group(optimizer) == {"backbone": 27 * 16 + 16, "detector": 16 * 24 + 24 + 24 * 4 + 4}
+    twin = {name: nn.Parameter(value.clone()) for name, value in start.items()}
+    other = torch.optim.AdamW(
+        [{"params": [twin[name]], "lr": 0.02 if name.startswith("conv") else 0.01} for name in twin], weight_decay=0.1
+    )
+    momenta = {name: torch.zeros_like(value) for name, value in start.items()}
+    expected = {name: value.clone() for name, value in start.items()}
+    for _ in range(3):
+        for name, parameter in network.named_parameters():
+            parameter.grad = torch.randn_like(parameter)
+            twin[name].grad = parameter.grad.clone()
+            momenta[name] = 0.95 * momenta[name] + 0.05 * parameter.grad
+            rate = 0.02 if name.startswith("conv") else 0.01
+            ahead = (0.05 * parameter.grad + 0.95 * momenta[name]).flatten(1) if parameter.ndim > 1 else None
+            if name in ("conv.weight", "wide.weight") and ahead is not None:
+                step = 0.2 * max(ahead.shape) ** 0.5 * orthogonalised(ahead).view_as(parameter)
+                expected[name] = expected[name] * (1 - rate * 0.1) - rate * step
+        optimizer.step()
+        other.step()
+    for name, parameter in network.named_parameters():
+        if name in ("conv.weight", "wide.weight"):
+            torch.testing.assert_close(parameter.detach(), expected[name])
+            assert not torch.allclose(parameter, twin[name], atol=1e-3)
+        else:
+            torch.testing.assert_close(parameter, twin[name])
+
+
+def test_an_update_of_muon_is_as_large_as_one_of_adamw() -> None:
+    """So that its rates can be taken over: the root mean square is 0.2 of the rate whatever the shape."""
+    torch.manual_seed(0)
+    for shape in ((32, 32), (16, 96), (64, 16, 3, 3)):
+        weight = nn.Parameter(torch.zeros(shape))
+        optimizer = build_optimizer({"detector": [weight]}, train(optimizer="muon", lr=0.1, weight_decay=0))
+        weight.grad = torch.randn(shape)
+        optimizer.step()
+        assert weight.detach().pow(2).mean().sqrt().item() == pytest.approx(0.1 * 0.2, rel=0.2)
+
+
+def test_muon_goes_on_from_its_state() -> None:
+    torch.manual_seed(0)
+    one, two = nn.Linear(16, 16), nn.Linear(16, 16)
+    gradients = [torch.randn(16, 16) for _ in range(4)]
+
+    def step(layer: nn.Linear, optimizer: torch.optim.Optimizer, gradient: torch.Tensor) -> None:
+        layer.weight.grad, layer.bias.grad = gradient.clone(), gradient[0].clone()
+        optimizer.step()
+
+    settings = train(optimizer="muon", lr=0.01)
+    whole = build_optimizer({"detector": [*one.parameters()]}, settings)
+    for gradient in gradients[:2]:
+        step(one, whole, gradient)
+    two.load_state_dict(one.state_dict())
+    half = build_optimizer({"detector": [*two.parameters()]}, settings)
+    half.load_state_dict(copy.deepcopy(whole.state_dict()))
+    for gradient in gradients[2:]:
+        step(one, whole, gradient)
+        step(two, half, gradient)
+    assert torch.equal(one.weight, two.weight)
+    assert torch.equal(one.bias, two.bias)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((8, 8), True), ((7, 64), False), ((64, 7), False), ((64, 1, 3, 3), True), ((64,), False), ((100, 256), True)],
+)
+def test_what_is_a_matrix(shape: tuple[int, ...], expected: bool) -> None:
+    assert is_matrix(torch.zeros(shape)) is expected
