@@ -23,8 +23,10 @@ CHEAPEST = 30
 HARD_LISTED = 100
 MEANINGS = {
     "cost": "class, l1 and giou are the unweighted parts; total is their sum under `weights`; lower is better",
-    "runner_up": "the query that the truth gets in the cheapest matching without its pair, -1: none",
-    "margin": "what that matching costs more than the chosen one; null: there is none",
+    "runner_up": "the query that the truth gets in the cheapest matching without its pair; if no other is "
+    "possible, -1 in files and none on the page",
+    "margin": "what that matching costs more than the chosen one; if no other is possible, null in files and none on "
+    "the page",
     "instability": "Li et al. 2022 (DN-DETR), section 3.1: between two checkpoints, the queries of an image whose "
     "truth (or none) is another one in the last decoder layer's matching, summed over queries, mean over images",
     "by_token": "the same with queries known by the encoder token that proposed them, where a slot is but a rank",
