@@ -73,7 +73,7 @@ class Muon(torch.optim.AdamW):
         parameter.add_(orthogonalised(ahead).view_as(parameter), alpha=-group["lr"] * size)
 
 
-def split(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def muon_groups(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every group as two of the same name and rate, its matrices and the rest; empty ones are left out."""
     halves = []
     for part in parts:

@@ -126,6 +126,18 @@ def test_training_from_scratch_starts_from_live_norms_and_rare_objects(scripts: 
         torch.testing.assert_close(scores.bias.sigmoid(), torch.full((3,), 0.01), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("model", ["FasterRcnn", "RtDetr"])
+def test_with_muon_an_opponent_keeps_its_rates_and_decays(scripts: Any, model: str) -> None:
+    pytest.importorskip("transformers")
+    more = {"size": 64} if model == "FasterRcnn" else {}
+    opponent = getattr(scripts("opponents"), model)(num_classes=3, keep=100, **more)
+    found = scripts("yardsticks").with_muon(opponent.optimizer(0.01))
+    trained = [parameter for parameter in opponent.module.parameters() if parameter.requires_grad]
+    assert sum(len(group["params"]) for group in found.param_groups) == len(trained)
+    told = {(group["matrices"], group["lr"], group["weight_decay"]) for group in found.param_groups}
+    assert told == {(True, 0.01, 1e-4), (False, 0.01, 1e-4), (False, 0.01, 0.0)}
+
+
 COMMON = "--batch 2 --minutes 0.01 --threads 1 --holdout 2 "
 
 

@@ -31,6 +31,7 @@ from opponents import FasterRcnn, Opponent, RtDetr
 from torch.optim.swa_utils import AveragedModel
 from yardstick_data import Augmentation, Data, Split, at_size
 
+from detrctl.engine.muon import Muon, muon_groups
 from detrctl.errors import DetrctlError
 from detrctl.evaluation.coco_metrics import CocoScores, score
 from detrctl.evaluation.results import Result, coco_results
@@ -133,9 +134,16 @@ class LossLog:
             print(f"{seconds:7.1f} s  {images:6d} images  loss {self.rows[-1][2]:.3f}", flush=True)
 
 
+def with_muon(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """As detrctl's `train.optimizer: muon`, at the rates and decays of an opponent's own optimizer."""
+    groups = [{name: group[name] for name in ("params", "lr", "weight_decay")} for group in optimizer.param_groups]
+    return Muon(muon_groups(groups))
+
+
 def train(opponent: Opponent, split: Split, *, lr: float, minutes: float, args: argparse.Namespace) -> Training:
     """Until the time is over, or the loss is not finite; the clock starts with the first batch being loaded."""
     optimizer, log = opponent.optimizer(lr), LossLog(args.log_every)
+    optimizer = with_muon(optimizer) if args.muon else optimizer
     average = averaged_weights(opponent.module, args.ema, args.ema_warmup) if args.ema else None
     opponent.module.train()
     begin, images, steps, gone, loss = time.perf_counter(), 0, 0, 0.0, 0.0
@@ -283,6 +291,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="report; the detections go beside it")
     parser.add_argument("--batch", type=int, help=f"images per step (default: {BATCHES})")
     parser.add_argument("--lr", type=float, help=f"peak learning rate (default: {RATES})")
+    parser.add_argument("--muon", action="store_true", help="instead of its own optimizer, the one of small_data")
     parser.add_argument("--seed", type=int, default=0)
     # Not the recipe's: an opponent that makes few steps in the time would spend them all warming up.
     parser.add_argument("--warmup-steps", type=int, default=30)
