@@ -1,12 +1,12 @@
 """Train variants of the family alike on the built-in shapes, and compare them: a table and a picture.
 
-    python tests/benchmarks/family_on_shapes.py --minutes 10 --seeds 0 1 --out runs/family
+    python tests/benchmarks/family_on_shapes.py --minutes 10 --seeds 0 1 --backbone runs/quickstart --out runs/family
     python tests/benchmarks/family_on_shapes.py dino dino_no_denoising --epochs 24 --out runs/dino
 
 A variant is a file of tests/benchmarks/family by its bare name, or any recipe that `detrctl train` takes. All get the
-same seeds and the same budget, one run after the other, seed by seed. Runs that are finished are not made again and
-runs that were stopped go on, so that the same command can be given until it is done. In OUT: a run folder NAME-sSEED
-each, family.png, family.json, family.md.
+same seeds, the same backbone to start from and the same budget, one run after the other, seed by seed. Runs that are
+finished are not made again and runs that were stopped go on, so that the same command can be given until it is done.
+In OUT: a run folder NAME-sSEED each, family.png, family.json, family.md.
 """
 
 import argparse
@@ -33,6 +33,7 @@ VARIANTS = (
     *("dino_no_denoising", "dino_no_encoder_loss", "dino_look_once", "dino"),
 )
 """Enough that each part's gain is one of them against another."""
+BACKBONE = "backbone.pth"
 ENDLESS = 10_000
 """Epochs where minutes are the budget."""
 
@@ -115,11 +116,24 @@ def _job(variant: str, seed: int, args: argparse.Namespace) -> Job:
     file = RECIPES / f"{variant}.yaml"
     recipe = str(file) if file.is_file() else variant
     data = [] if args.data is None else [f"data.root={args.data.resolve()}"]
-    changes = [*_budget(args), *data, *args.set, f"train.seed={seed}"]
+    start = [] if args.backbone is None else [f"model.backbone.weights={args.out.resolve() / BACKBONE}"]
+    changes = [*_budget(args), *data, *start, *args.set, f"train.seed={seed}"]
     loaded = load_recipe(recipe, changes)
     name = f"{Path(variant).stem}-s{seed}"
     words = [recipe, *(word for change in changes for word in ("--set", change)), "--device", args.device]
     return Job(Path(variant).stem, name, args.out / name, tuple(words), dump_recipe(loaded.recipe))
+
+
+def write_backbone(ckpt: Path, out: Path) -> None:
+    """The backbone of a run's best model as a file for `model.backbone.weights`."""
+    import torch
+
+    from detrctl.engine.checkpoint import find_checkpoint, load
+
+    checkpoint, prefix = load(find_checkpoint(ckpt)), "backbone.body."
+    weights = checkpoint.evaluated
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}, out)
 
 
 def _budget(args: argparse.Namespace) -> list[str]:
@@ -208,6 +222,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="for all, such as train.lr=1e-3"
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="a dataset folder instead of the built-in shapes")
+    parser.add_argument("--backbone", type=Path, metavar="RUN", help="start from this run's backbone, not from scratch")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--reach", help="APs for the table, such as 0.1,0.2")
     parser.add_argument("--bootstrap", type=int, default=1000, help="draws of images (0: no intervals)")
@@ -227,6 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.compare_only:
         return compare(jobs, args)
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.backbone is not None:
+        write_backbone(args.backbone, args.out / BACKBONE)
     unfinished = [job.name for job in jobs if not job.run()]
     code = compare(jobs, args)
     if unfinished:

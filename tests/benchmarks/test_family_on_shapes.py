@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from detrctl.errors import DetrctlError
 from detrctl.recipe.dump import dump_recipe, leaves
@@ -72,6 +73,27 @@ def test_every_variant_builds_at_the_same_small_size(file: Path):
     learner = build_learner(load_recipe(str(file)).recipe, Categories(names=("a", "b"), ids=(1, 2)))
     parameters = sum(parameter.numel() for parameter in learner.network.parameters())
     assert 500_000 < parameters < 2_500_000
+
+
+def test_a_backbone_to_start_from_is_the_runs(script: Any, tmp_path: Path):
+    from detrctl.engine import checkpoint
+    from detrctl.engine.build import build_learner
+    from detrctl.structures import Categories
+
+    classes, file = Categories(names=("a", "b"), ids=(1, 2)), str(HERE / "family" / "dino.yaml")
+    recipe = load_recipe(file).recipe
+    given = build_learner(recipe, classes).network.state_dict()
+    saved = checkpoint.Checkpoint(recipe, classes, given, None, None)
+    checkpoint.save(saved, tmp_path / "run" / "checkpoints" / "best.pt")
+    words = ["detr", "--epochs", "1", "--seeds", "0", "--bootstrap", "0", "--out", "o"]
+    assert script.main([*words, "--backbone", str(tmp_path / "run")]) == 0
+    change = f"model.backbone.weights={tmp_path / 'o' / 'backbone.pth'}"
+    assert change in script.calls[0]
+    started = load_recipe(str(HERE / "family" / "detr.yaml"), [change]).recipe
+    found = build_learner(started, classes).network.state_dict()
+    names = [name for name in found if name.startswith("backbone.")]
+    assert len(names) > 50
+    assert all(torch.equal(found[name], given[name]) for name in names)
 
 
 def test_all_runs_get_the_same_budget_and_what_is_done_is_not_done_again(script: Any, capfd):
