@@ -447,10 +447,10 @@ def test_more_minutes_stretch_the_schedule_of_a_run_whose_time_was_used_up(root:
     steps = load(run / "checkpoints" / "last.pt").training["standing"]["step"]  # type: ignore[index]
     stop = interrupt_at(lambda event: isinstance(event, events.StepDone))
     with pytest.raises(Interrupted):
-        train(trust=True, resume=run, overrides=["train.max_minutes=1"], device="cpu", on_event=stop)
+        train(trust=True, resume=run, overrides=["train.max_minutes=100"], device="cpu", on_event=stop)
     rates = {row["step"]: row["lr"]["transformer"] for row in logged(run) if row["kind"] == "train"}
     assert rates[steps] < 0.2e-3
-    assert rates[steps + 1] > 0.99e-3  # about a sixtieth of the time is used up
+    assert rates[steps + 1] > 0.98e-3  # next to nothing of the time is used up, even where the machine stood still
 
 
 def killed_child(root: Path, run: Path) -> None:
