@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 MOMENTUM = 0.95
 SMALLEST_SIDE = 8
-"""Rows and columns that a matrix must have: what is thinner (class heads, box heads, level embeddings) is AdamW's."""
+"""Rows and columns that a matrix must have: what is thinner (box heads, heads of few classes) is AdamW's."""
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
-"""Of the odd quintic whose five-fold repetition takes every singular value in (0.002, 1] near 1 (to 0.7 ... 1.2)."""
+"""Of the odd quintic whose five-fold repetition takes every singular value in (0.002, 1] near 1 (to 0.68 ... 1.21)."""
 REPETITIONS = 5
 RMS_OF_ADAMW = 0.2
 """The root mean square that an AdamW update has, about, in units of the rate (Liu et al. 2025, section 2.2)."""
@@ -43,11 +43,14 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """Parameter groups with `matrices` true are Muon's, the others AdamW's.
+    """Each group is split in two of its name and rate: with `matrices` true it is Muon's, else AdamW's.
 
     Updates are scaled to the size of AdamW's, so that rates and weight decays that suit AdamW suit here (Liu et al.
     2025, "Muon is scalable for LLM training", equation 4).
     """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], **settings: Any):
+        super().__init__(_halves(groups), **settings)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -73,7 +76,7 @@ class Muon(torch.optim.AdamW):
         parameter.add_(orthogonalised(ahead).view_as(parameter), alpha=-group["lr"] * size)
 
 
-def muon_groups(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _halves(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every group as two of the same name and rate, its matrices and the rest; empty ones are left out."""
     halves = []
     for part in parts:

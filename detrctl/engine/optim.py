@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from detrctl.engine.muon import Muon, muon_groups
+from detrctl.engine.muon import Muon
 from detrctl.engine.schedule import batch_size_factor
 from detrctl.errors import DetrctlError
 from detrctl.families.learner import Learner
@@ -54,7 +54,7 @@ def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], train: schema.
     if train.optimizer == "sgd":
         return torch.optim.SGD(parts, momentum=MOMENTUM, weight_decay=train.weight_decay, fused=fused)
     if train.optimizer == "muon":
-        return Muon(muon_groups(parts), weight_decay=train.weight_decay, fused=fused)
+        return Muon(parts, weight_decay=train.weight_decay, fused=fused)
     return torch.optim.AdamW(parts, weight_decay=train.weight_decay, fused=fused)
 
 

@@ -31,7 +31,7 @@ from opponents import FasterRcnn, Opponent, RtDetr
 from torch.optim.swa_utils import AveragedModel
 from yardstick_data import Augmentation, Data, Split, at_size
 
-from detrctl.engine.muon import Muon, muon_groups
+from detrctl.engine.muon import Muon
 from detrctl.errors import DetrctlError
 from detrctl.evaluation.coco_metrics import CocoScores, score
 from detrctl.evaluation.results import Result, coco_results
@@ -137,7 +137,7 @@ class LossLog:
 def with_muon(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """As detrctl's `train.optimizer: muon`, at the rates and decays of an opponent's own optimizer."""
     groups = [{name: group[name] for name in ("params", "lr", "weight_decay")} for group in optimizer.param_groups]
-    return Muon(muon_groups(groups))
+    return Muon(groups)
 
 
 def train(opponent: Opponent, split: Split, *, lr: float, minutes: float, args: argparse.Namespace) -> Training:
