@@ -25,7 +25,9 @@ Data = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="Which split of the dataset.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images of the split.")]
-Batch = Annotated[int | None, typer.Option(min=1, help="Images at a time; default: the recipe's evaluate.batch_size.")]
+Batch = Annotated[
+    int | None, typer.Option(min=1, max=65536, help="Images at a time; default: the recipe's evaluate.batch_size.")
+]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Import model parts of others that a checkpoint names.")]
 RecipeOrRandom = Annotated[

@@ -31,6 +31,10 @@ def predict(
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="At most the N best detections of each image.")] = None,
     batch: options.Batch = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="COCO JSON file whose image ids are taken, by file name."),
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Also write predictions.csv.")] = False,
     pictures: Annotated[bool, typer.Option(help="Draw the detections on copies of the images.")] = True,
     device: options.Device = "auto",
@@ -40,11 +44,13 @@ def predict(
     """Find objects in images: pictures with boxes, and predictions.json in COCO's result format with file names.
 
     Images are numbered 1, 2, 3, ... in the order of the sources; only where every name is a number of twelve digits, as
-    in COCO, it is the image_id. file_name is always there, and `detrctl eval --predictions` goes by it.
+    in COCO, it is the image_id. --ids takes those of a dataset's file, with or without annotations. file_name is always
+    there, and `detrctl eval --predictions` goes by it.
 
     A file that is not an image is named and skipped; the exit code is then 1.
     """
     images = find_images(sources)
+    numbers = image_ids(images, ids)
     from detrctl.cli import render
     from detrctl.cli.checkpoints import chosen_checkpoint
     from detrctl.engine.outputs import PredictionFolder
@@ -58,7 +64,7 @@ def predict(
     tally = Tally(least)
     with render.progress("predicting", "images") as heard:
         files = predict_files(predictor, images, batch_size=batch)
-        for n, (file, image_id) in enumerate(zip(files, image_ids(images), strict=True), start=1):
+        for n, (file, image_id) in enumerate(zip(files, numbers, strict=True), start=1):
             if file.problem is not None:
                 render.warn(file.problem)
             elif file.result is not None:

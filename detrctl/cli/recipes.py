@@ -78,6 +78,9 @@ def show(
         return "" if where == DEFAULT else where
 
     render.say(f"# {name}, every field; a comment says where a value was written, the others are defaults")
+    if loaded.recipe.train.init_model == "checkpoint":
+        render.say("# train.init_model is checkpoint: model, objective and image sizes that nobody wrote are those of")
+        render.say("# the checkpoint that training starts from, not the defaults below")
     render.say(dump_recipe(loaded.recipe, written).rstrip("\n"))
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from detrctl.cli import render
+from detrctl.coco_values import whole_number
 from detrctl.data.layouts import IMAGE_SUFFIXES
 from detrctl.errors import DetrctlError
 
@@ -51,17 +52,41 @@ def _images(paths: Iterable[Path], complaint: str) -> list[Path]:
     return sorted(images)
 
 
-def image_ids(paths: Sequence[Path]) -> list[int]:
+def image_ids(paths: Sequence[Path], listed: Path | None = None) -> list[int]:
     """1, 2, 3, ...; the numbers in the names where all are of twelve digits, as COCO's are, and differ.
 
-    Other numbers say nothing about ids: annotation files number their images as they like.
+    Other numbers say nothing about ids: annotation files number their images as they like. `listed` is such a file,
+    whose ids are then taken. Raises DetrctlError where it cannot be read or does not list each of the images once.
     """
+    if listed is not None:
+        return _listed_ids(paths, listed)
     stems = [path.stem for path in paths]
     if all(COCO_NAME.fullmatch(stem) for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):
             return numbers
     return list(range(1, len(paths) + 1))
+
+
+def _listed_ids(paths: Sequence[Path], file: Path) -> list[int]:
+    """A name in the file may have folders: it means the image whose path ends with it, the longest name first."""
+    from detrctl.data.annotation_file import read_annotation_file
+
+    ids: dict[str, list[int]] = {}
+    for entry in read_annotation_file(file).images:
+        number = whole_number(entry.id)
+        if isinstance(entry.file_name, str) and number is not None:
+            ids.setdefault(Path(entry.file_name).as_posix(), []).append(number)
+    found = []
+    for path in paths:
+        parts = path.resolve().parts
+        names = ("/".join(parts[start:]) for start in range(1, len(parts)))
+        matches = next((ids[name] for name in names if name in ids), [])
+        if len(matches) != 1:
+            how_often = f"{len(matches)} times" if matches else "not"
+            raise DetrctlError(f"--ids {file}: {path} is {how_often} among its images; each must be there once")
+        found += matches
+    return found
 
 
 def fresh_folder(out: Path | None, *, name: str = "predictions") -> Path:

@@ -31,7 +31,8 @@ class CocoIndex:
     """One annotation file, image by image.
 
     Category ids are mapped to 0, 1, ... in ascending order; `categories` keeps names and ids. Everything else is held
-    in torch tensors: processes started by fork or by spawn share their memory instead of copying it.
+    in torch tensors: processes started by fork or by spawn share their memory instead of copying it. Not `labelled`:
+    the file has no `annotations`, its images can only be predicted.
     """
 
     def __init__(self, content: AnnotationFile, source: str):
@@ -50,6 +51,7 @@ class CocoIndex:
         return cls(read_annotation_file(annotations), str(annotations))
 
     def _take_annotations(self, content: AnnotationFile) -> None:
+        self.labelled = content.annotations is not None
         entries = content.annotations or []
         images, image_known = _positions([entry.image_id for entry in entries], self.image_ids.numpy())
         labels, label_known = _positions(
@@ -253,6 +255,6 @@ def _packed_names(entries: list[ImageEntry], source: str) -> tuple[Tensor, Tenso
     for position, entry in enumerate(entries):
         if not isinstance(entry.file_name, str) or not entry.file_name:
             raise DataError(f"{source}: images[{position}].file_name: {entry.file_name!r} is not the name of a file")
-    names = [entry.file_name.encode() for entry in entries]
+    names = [entry.file_name.encode(errors="replace") for entry in entries]  # half a pair of surrogates names no file
     ends = np.cumsum([0] + [len(name) for name in names])
     return torch.from_numpy(np.frombuffer(b"".join(names), np.uint8).copy()), torch.from_numpy(ends)

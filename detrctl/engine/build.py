@@ -119,7 +119,7 @@ class DataSplit:
     """One split, ready to be loaded. `boxes` are those that are trained on, None in a dataset of the user's own.
 
     `lines` say what was found, the first `totals` of them how much, the others what is odd. `ground_truth` is made when
-    it is first asked for.
+    it is first asked for. `unlabelled`: why it can only be predicted.
     """
 
     name: str
@@ -130,6 +130,7 @@ class DataSplit:
     lines: tuple[str, ...]
     make_ground_truth: Callable[[], GroundTruth]
     totals: int = 1
+    unlabelled: str | None = None
 
     @property
     def oddities(self) -> tuple[str, ...]:
@@ -257,6 +258,10 @@ def build_data(recipe: Recipe, name: str, *, augment: bool = False) -> DataSplit
         tuple(report.lines()),
         lambda: GroundTruth.from_coco_dict(index.ground_truth(), source=str(files.annotations)),
         totals=2,
+        unlabelled=None
+        if index.labelled
+        else f"{files.annotations}: has no `annotations`, so split '{name}' can only be predicted: "
+        f"detrctl predict {files.images} --ids {files.annotations}",
     )
 
 

@@ -123,6 +123,8 @@ class Group:
 def _a_process_may_be_gone() -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # gloo and nccl say in many ways that the connection is closed
         raise ProcessGone("another process of this run has ended; its own message says why") from error
 
@@ -186,8 +188,14 @@ def connected(device: torch.device) -> Iterator[Processes]:
         yield Alone()
         return
     cuda = device.type == "cuda"
-    with _a_process_may_be_gone():
+    try:
         dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT, device_id=device if cuda else None)
+    except (ValueError, RuntimeError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DetrctlError(
+            f"the {world} processes that WORLD_SIZE tells of cannot meet ({why}); start them with torchrun, or unset "
+            "WORLD_SIZE for one process"
+        ) from error
     try:
         yield Group(rank=dist.get_rank(), world=world, device=device)
     finally:

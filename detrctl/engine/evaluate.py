@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,6 +135,8 @@ def evaluate_checkpoint(
     precision, notes = precision_of_use(setting.train.precision, where)
     require_trust(setting, trust=trust)  # without --data it can name a dataset class, too
     part = build_data(setting, split).first(limit)
+    if part.unlabelled is not None:
+        raise DataError(part.unlabelled)
     on_oddities(part.oddities)
     match_categories(checkpoint.categories, part.ground_truth)  # before the model is built, which takes longer
     with connected(where) as processes:
@@ -236,12 +239,20 @@ def match_categories(
     """For each class of the checkpoint the dataset's id of the category with that name, None if it has none.
 
     Names decide, since ids differ between copies of a dataset. Raises DataError, listing both, if the checkpoint lacks
-    a category of which the dataset has truths, or if no name is common. `whose` and `other` are what it calls the two.
+    a category of which the dataset has truths, or if no name is common; and if two categories
+    with truths share a name. `whose` and `other` are what it calls the two.
     """
     if (categories.names, categories.ids) == (ground_truth.category_names, ground_truth.category_ids):
         return categories.ids  # also where two categories share a name
-    ids = dict(zip(ground_truth.category_names, ground_truth.category_ids, strict=True))
     used = set(ground_truth.category_of.tolist())
+    named = sorted(zip(ground_truth.category_ids, ground_truth.category_names, strict=True), key=lambda c: c[0] in used)
+    ids = {name: number for number, name in named}  # of two with one name the one that is used
+    twice = [name for name, count in Counter(name for number, name in named if number in used).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"the {other} has several categories named {_listed(twice)}, which cannot be told apart by name as the "
+            f"{whose}'s table of categories, which is another, needs; give each a name of its own"
+        )
     lacking = [name for name, number in ids.items() if name not in categories.names and number in used]
     if lacking or not set(ids) & set(categories.names):
         raise DataError(

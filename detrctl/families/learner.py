@@ -78,4 +78,5 @@ class Learner(nn.Module):
 def _group(name: str) -> str:
     if name.startswith("backbone."):
         return "backbone"
-    return "sampling" if ".sampling_offsets." in name or name.startswith("queries.reference.") else "transformer"
+    points = name in ("queries.reference.weight", "queries.reference.bias")  # Conditional DETR's are of layers
+    return "sampling" if points or ".sampling_offsets." in name else "transformer"

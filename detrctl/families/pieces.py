@@ -91,7 +91,7 @@ def loss_weights(objective: schema.SetObjective) -> LossWeights:
 
 def focal_criterion(objective: schema.FocalObjective, *, foreground_only: bool = False) -> Criterion:
     """`foreground_only`: the encoder's proposals learn object or not, instead of classes."""
-    cost = focal_cost(alpha=objective.alpha, gamma=objective.gamma)
+    cost = focal_cost(alpha=objective.match.alpha, gamma=objective.gamma)
     return Criterion(
         plan=Plan(
             build_matcher(objective.match, cost),

@@ -236,6 +236,12 @@ def _options_need_own_backbone(options: dict[str, Any], name: str) -> str | None
     return f"found {', '.join(options)} with {name}, which takes no options; a backbone of your own does"
 
 
+def _own_backbone_loads_its_own(weights: str, name: str) -> str | None:
+    if weights == "none" or ":" not in name:
+        return None
+    return f"found weights {weights} with {name}, whose weights are its own business; weights none would do"
+
+
 def _frozen_norm(norm: str, weights: str, name: str) -> str | None:
     if norm != "frozen" or weights != "none" or ":" in name or name.startswith(LAYER_NORM_NETWORKS):
         return None
@@ -427,6 +433,7 @@ RULES = (
     ),
     Rule(("model.proposal_nms", "model.query_source"), _distinct_are_proposed),
     Rule((f"{BACKBONE}.options", f"{BACKBONE}.name"), _options_need_own_backbone),
+    Rule((f"{BACKBONE}.weights", f"{BACKBONE}.name"), _own_backbone_loads_its_own),
     Rule((f"{BACKBONE}.norm", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_norm, Level.START),
     Rule((f"{BACKBONE}.frozen_stages", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_stages, Level.START),
     Rule(("train.backbone_lr", f"{BACKBONE}.weights", f"{BACKBONE}.name"), _frozen_backbone, Level.START),

@@ -391,6 +391,12 @@ class FocalMatchCost(MatchCost):
     """The same with the published weights of the focal class cost."""
 
     class_weight: float = Field(2.0, ge=0, description="Weight of the class term in the matching cost.")
+    alpha: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="What a positive weighs against a negative in the class term of the matching cost.",
+    )
 
 
 class SetObjective(Section):

@@ -92,7 +92,7 @@ def conditional_sections(arguments: Mapping[str, Any]) -> tuple[ConditionalModel
         position=_position(arguments),
         **_sizes(arguments),
     )
-    return model, _focal_objective(arguments)
+    return model, _focal_objective(arguments, match_alpha=0.25)
 
 
 def dab_sections(arguments: Mapping[str, Any]) -> tuple[DabModel, FocalObjective]:
@@ -134,10 +134,14 @@ def _grouped_denoising(arguments: Mapping[str, Any]) -> GroupedDenoising:
     )
 
 
-def _focal_objective(arguments: Mapping[str, Any], **more: Any) -> FocalObjective:
+def _focal_objective(arguments: Mapping[str, Any], *, match_alpha: float | None = None, **more: Any) -> FocalObjective:
+    """`match_alpha`: what the code's matcher has written into it; None where `focal_alpha` is its, too."""
     return FocalObjective(
         match=FocalMatchCost(
-            class_weight=arguments["set_cost_class"], l1=arguments["set_cost_bbox"], giou=arguments["set_cost_giou"]
+            class_weight=arguments["set_cost_class"],
+            l1=arguments["set_cost_bbox"],
+            giou=arguments["set_cost_giou"],
+            alpha=arguments["focal_alpha"] if match_alpha is None else match_alpha,
         ),
         class_weight=arguments["cls_loss_coef"],
         l1=arguments["bbox_loss_coef"],
@@ -162,7 +166,7 @@ def deformable_sections(arguments: Mapping[str, Any]) -> tuple[DeformableModel, 
         **_levels_and_refinement(arguments),
         query_source="proposals" if arguments["two_stage"] else "learned",
     )
-    return model, _focal_objective(arguments)
+    return model, _focal_objective(arguments, match_alpha=0.25)
 
 
 def _stages(arguments: Mapping[str, Any]) -> list[Any]:

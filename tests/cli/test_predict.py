@@ -57,6 +57,15 @@ def test_a_folder_becomes_pictures_and_a_result_file(capsys):
     assert [row["image_id"] for row in rows()] == [1] * 6 + [2] * 6 + [3] * 6
 
 
+def test_ids_of_a_dataset_s_file_are_taken(capsys):
+    listed = [{"id": 40 + n, "file_name": name} for n, name in enumerate(("b.png", "c.jpg", "a.png"))]
+    Path("test.json").write_text(json.dumps({"images": listed, "categories": []}))
+    assert predict("photos", "--score", "0", "--ids", "test.json", "--no-pictures") == 0
+    assert [row["image_id"] for row in rows()] == [42] * 6 + [40] * 6 + [41] * 6
+    assert predict("photos", "--ids", "none.json") == 2
+    assert capsys.readouterr().err == "none.json: no such annotation file\n"
+
+
 def test_score_and_top_choose_and_csv_and_no_pictures_change_what_is_written(capsys):
     assert predict("photos/*.png", "--score", "0", "--top", "2", "--csv", "--no-pictures", "--out", "new/out") == 0
     assert sorted(path.name for path in Path("new/out").iterdir()) == ["predictions.csv", "predictions.json"]

@@ -1,5 +1,6 @@
 """Files, folders and globs become image files; results go to a folder of their own."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,32 @@ def test_a_source_without_images_is_one_line(photos: Path, source, complaint):
 )
 def test_image_ids_are_positions_but_for_names_like_those_of_coco(names, ids):
     assert image_ids([Path("x") / name for name in names]) == ids
+
+
+def images_file(folder: Path, *images: dict[str, object]) -> Path:
+    file = folder / "images.json"
+    file.write_text(json.dumps({"images": images, "categories": []}))
+    return file
+
+
+def test_listed_images_have_the_ids_of_their_file_found_by_the_longest_name(tmp_path: Path):
+    listed = images_file(
+        tmp_path,
+        {"id": 7, "file_name": "a.png"},
+        {"id": "8", "file_name": "night/a.png"},
+        {"id": 9, "file_name": "night/b.png"},
+        {"id": 10, "file_name": "unused.png"},
+    )
+    paths = [tmp_path / name for name in ("photos/night/b.png", "photos/a.png", "photos/night/a.png")]
+    assert image_ids(paths, listed) == [9, 7, 8]
+
+
+@pytest.mark.parametrize(("names", "how_often"), [(["b.png"], "not"), (["a.png", "a.png"], "2 times")])
+def test_an_image_that_its_file_does_not_list_once_is_named(tmp_path: Path, names: list[str], how_often: str):
+    listed = images_file(tmp_path, *({"id": n, "file_name": name} for n, name in enumerate(names)))
+    with pytest.raises(DetrctlError) as error:
+        image_ids([Path("a.png")], listed)
+    assert str(error.value) == f"--ids {listed}: a.png is {how_often} among its images; each must be there once"
 
 
 def test_results_get_a_new_folder_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

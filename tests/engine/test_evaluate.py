@@ -1,11 +1,14 @@
 """Evaluation with a learner that says what it is told to say."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -144,6 +147,37 @@ def test_classes_that_the_dataset_does_not_have_are_left_out_and_told():
 def test_equal_categories_fit_even_if_two_share_a_name():
     doubled = Categories(names=("x", "x"), ids=(3, 7))
     assert match_categories(doubled, truths(names=("x", "x"))) == (3, 7)
+
+
+def test_of_two_categories_with_one_name_the_one_with_truths_is_meant_and_two_are_refused():
+    """Exports have a category of the dataset's own name, unused, before those of the objects."""
+    renamed = replace(truths(), category_names=("dog", "dog", "cat"), category_ids=(9, 0, 1))
+    dogs = replace(renamed, category_of=np.zeros_like(renamed.category_of))
+    known = Categories(names=("dog", "cat"), ids=(1, 2))
+    assert match_categories(known, dogs) == (0, 1)
+    both = replace(dogs, category_of=np.where(np.arange(len(dogs.category_of)) == 0, 9, 0))
+    with pytest.raises(DataError) as error:
+        match_categories(known, both)
+    assert str(error.value) == (
+        "the dataset has several categories named dog, which cannot be told apart by name as the checkpoint's table of "
+        "categories, which is another, needs; give each a name of its own"
+    )
+
+
+def test_a_split_without_annotations_can_only_be_predicted(tmp_path: Path):
+    recipe = tiny.recipe(root := tiny.dataset(tmp_path / "data"))
+    file = root / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    del content["annotations"]
+    file.write_text(json.dumps(content))
+    categories = Categories(tiny.CLASSES, (1, 6))
+    save(Checkpoint(recipe, categories, build_learner(recipe, categories).network.state_dict()), tmp_path / "last.pt")
+    with pytest.raises(DataError) as error:
+        evaluate_checkpoint(tmp_path / "last.pt", device="cpu", trust=True)
+    assert str(error.value) == (
+        f"{file}: has no `annotations`, so split 'val' can only be predicted: "
+        f"detrctl predict {root}/images/val --ids {file}"
+    )
 
 
 def test_categories_that_do_not_match_are_both_listed():

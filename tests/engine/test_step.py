@@ -51,6 +51,15 @@ def gradients(setting: Recipe, *parts: Sequence[int]) -> tuple[torch.Tensor, Out
     return kept[0], outcome
 
 
+def test_gradients_are_clipped_before_the_step(setting: Recipe) -> None:
+    whole, _ = gradients(setting, [0, 1])
+    bound = 0.5 * float(whole.norm())
+    train = setting.train.model_copy(update={"clip_norm": bound})
+    clipped, outcome = gradients(setting.model_copy(update={"train": train}), [0, 1])
+    torch.testing.assert_close(clipped, whole / 2, rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
+    assert outcome.gradient_norm == pytest.approx(2 * bound, rel=1e-5)
+
+
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(setting: Recipe) -> None:
     whole, together = gradients(setting, [0, 1, 2, 3, 5])
     # Uneven parts, one of them an image without objects: a mean of the parts' means would differ.

@@ -12,6 +12,7 @@ from torch import Tensor
 from detrctl.boxes import Cxcywh
 from detrctl.families.catalog import FAMILIES
 from detrctl.families.learner import Learner
+from detrctl.model.deformable_attention import DeformableAttention
 from detrctl.recipe import schema
 from detrctl.recipe.validate import model_problems
 from detrctl.structures import DetectorOutput, ImageBatch, Targets
@@ -77,6 +78,27 @@ def build(name: str, *, num_classes: int = CLASSES, **sizes: Any) -> Learner:
     recipe = schema.Recipe.model_validate({"model": {"backbone": BACKBONE, **SIZES, **ALL[name], **sizes}})
     torch.manual_seed(0)
     return FAMILIES[recipe.model.family](recipe.model, recipe.objective, num_classes)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_parameter_groups_are_the_published_ones(name: str) -> None:
+    """The backbone's; what says where deformable attention looks, points that queries learn included; the rest."""
+    learner = build(name)
+    network = learner.network
+    offsets = [part.sampling_offsets for part in network.modules() if isinstance(part, DeformableAttention)]
+    if offsets and isinstance(getattr(network.queries, "reference", None), torch.nn.Linear):
+        offsets.append(network.queries.reference)
+    expected = {
+        "backbone": {id(p) for p in network.backbone.parameters() if p.requires_grad},
+        "sampling": {id(p) for part in offsets for p in part.parameters()},
+    }
+    every = {id(p) for p in network.parameters() if p.requires_grad}
+    expected["transformer"] = every - expected["backbone"] - expected["sampling"]
+    found = {group: [id(p) for p in parameters] for group, parameters in learner.parameter_groups().items()}
+    assert sum(map(len, found.values())) == len(every)
+    assert {group: set(ids) for group, ids in found.items()} == {
+        k: v for k, v in expected.items() if v or k != "sampling"
+    }
 
 
 class SameOrder:

@@ -114,9 +114,15 @@ ERRORS = [
         ["model.backbone.name=swin_t"],
     ),
     (
+        ["model.backbone.weights=imagenet", "model.backbone.name=mine:Net"],
+        "model.backbone.weights: found weights imagenet with mine:Net, whose weights are its own business; "
+        "weights none would do",
+        ["model.backbone.weights=none"],
+    ),
+    (
         ["model.backbone.options={depth: 3}"],
         "model.backbone.options: found depth with resnet50, which takes no options; a backbone of your own does",
-        ["model.backbone.name=mine:Net"],
+        ["model.backbone.name=mine:Net", "model.backbone.weights=none"],
     ),
     (
         ["model.family=dab", "objective.kind=focal", "model.query_groups=3", "model.denoising.kind=grouped"],
