@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from detrctl.data.coco import CocoIndex
 
 CATEGORY_IDS = [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+MOST_SECONDS, MOST_MEGABYTES = 20, 2048
+"""What indexing may take; the exit code is 1 beyond."""
 
 
 def write_annotations(path: Path, *, images: int, boxes: int) -> None:
@@ -107,6 +110,8 @@ def measure(path: Path, small: Path, workers: int) -> None:
     print(f"{index.summary.images} images, {index.summary.annotations} annotations, {path.stat().st_size / 1e6:.0f} MB")
     print(f"indexed in {seconds:.1f} s; peak RSS {peak:.0f} MB (before, with torch imported: {before:.0f} MB)")
     held = sum(value.nbytes for value in vars(index).values() if isinstance(value, torch.Tensor))
+    if seconds > MOST_SECONDS or peak > MOST_MEGABYTES:
+        sys.exit(f"more than {MOST_SECONDS} s or {MOST_MEGABYTES} MB")
     print(f"the index holds {held / 2**20:.0f} MB")
     report("main process", memory_of("self"))
     for method in ("fork", "spawn"):

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/padding_residual.py RUN --data DIR
 
-From the features on padding changes nothing (tests/families/test_detr.py); the convolutions before see it, as in the
-published model. Images are resized with their aspect kept, so that batches of several do have padding.
+In DETR padding changes nothing from the features on (tests/families/test_detr.py); the convolutions before see it, as
+in the published model, and where there are several levels so do the norms and convolutions that make them. Images are
+resized with their aspect kept, so that batches of several do have padding.
 """
 
 import argparse

@@ -63,10 +63,15 @@ def test_r101_has_the_published_60_million() -> None:
     assert round(sum(p.numel() for p in learner.network.parameters()) / 1e6) == 60
 
 
+@pytest.mark.parametrize("dilation", [False, True])
 @pytest.mark.parametrize("position", ["sine", "learned"])
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_values_at_padding_never_change_a_prediction(position: str, norm_first: bool) -> None:
+def test_values_at_padding_never_change_a_prediction(position: str, norm_first: bool, dilation: bool) -> None:
     model = TINY.model_copy(update={"position": PositionEncoding(kind=position), "norm_first": norm_first})
+    if dilation:  # DC5; the smallest ResNet that has it
+        model = model.model_copy(
+            update={"backbone": OneStage(name="resnet50", norm="batch", frozen_stages=0, dilation=True)}
+        )
     network, images = build(model).network.eval(), two_images()
     with torch.no_grad():
         features = network.backbone(images)
