@@ -1,5 +1,6 @@
 """Pictures of matchings, drawn from the structs that the JSON is made of. G truths, L decoder layers."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -258,7 +259,8 @@ def curve_figure(runs: Sequence[RunMatching]) -> Figure:
     dress(costs, "matched pairs of the last layer", below, beside="cost (mean)")
     dress(found, "truths that some query finds\n(its class, IoU 0.5)", below, beside="% of truths")
     for axes in (unstable, moved, found):
-        axes.set_ylim(bottom=0)
+        highest = axes.dataLim.y1
+        axes.set_ylim(0, 1.08 * highest if 0 < highest < math.inf else None)  # markers at the top stay whole
     return figure
 
 
