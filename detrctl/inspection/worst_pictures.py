@@ -65,7 +65,7 @@ def worst_figure(image: WorstImage, pixels: Pixels, rank: int) -> Figure:
     height, width = pixels.shape[:2]
     across = 6.4 if width >= height else max(4.6, 6.4 * width / height)
     columns = 4 if across >= 5.5 else 2
-    figure = new_figure(across, across * height / width + (0.85 if columns == 4 else 1.1))
+    figure = new_figure(across, across * height / width + (1.0 if columns == 4 else 1.25))
     axes = figure.subplots()
     axes.imshow(pixels, interpolation="nearest")
     axes.set_axis_off()

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ def see_nobody(network: nn.Module) -> None:
     assert decoders, "no decoder whose queries could see each other"
     for decoder in decoders:
         for layer in decoder.layers:
-            layer.self_attention.register_forward_pre_hook(_only_itself)
+            layer.get_submodule("self_attention").register_forward_pre_hook(_only_itself)
 
 
 def _only_itself(module: nn.Module, args: tuple[Tensor, Place, Queries]) -> tuple[Tensor, Place, Queries]:
@@ -45,8 +46,8 @@ def _only_itself(module: nn.Module, args: tuple[Tensor, Place, Queries]) -> tupl
     return content, place, replace(queries, blocked=others)
 
 
-def examined(ckpt: Path, data: str | None, *, alone: bool) -> Examination:
-    """What `detrctl eval --nms` tells; with `alone` of queries that see nobody."""
+def examined(ckpt: Path, data: str | None, *, alone: bool, **options: Any) -> Examination:
+    """What `detrctl eval --nms` tells; with `alone` of queries that see nobody. `options` are evaluation's."""
     questions = Questions(nms=True)
     watch = Watch(questions)
 
@@ -55,7 +56,7 @@ def examined(ckpt: Path, data: str | None, *, alone: bool) -> Examination:
             see_nobody(opened.learner.network)
         watch.start(opened)
 
-    evaluation = evaluate_checkpoint(ckpt, data=data, on_learner=start)
+    evaluation = evaluate_checkpoint(ckpt, data=data, on_learner=start, **options)
     return examine(watch.seen(evaluation), questions, max_dets=evaluation.scores.max_dets)
 
 

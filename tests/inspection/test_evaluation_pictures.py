@@ -16,6 +16,7 @@ from detrctl.inspection.evaluation_pictures import (
     layers_figure,
     nms_figure,
 )
+from detrctl.inspection.words import without_formulas
 from detrctl.inspection.worst_pictures import PENS, draw_worst, worst_figure
 from tests.evaluation.test_coco_metrics import coco, random_case, result, truth
 
@@ -125,3 +126,11 @@ def test_worst_images_are_numbered_and_those_without_pixels_have_no_picture(tmp_
     files = draw_worst([other, WORST], pixels, tmp_path, "svg")
     assert [file.name for file in files] == ["worst-02-image-7.svg"]
     assert files[0].read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (128, 116), (300, 900), (900, 300)])
+def test_the_title_of_a_worst_image_lies_within_the_picture(size):
+    figure = without_formulas(worst_figure(WORST, np.zeros((*size, 3), dtype=np.uint8), 2))
+    figure.canvas.draw()
+    title = figure.axes[0].title.get_window_extent()
+    assert title.y1 <= figure.bbox.height
