@@ -299,7 +299,9 @@ def denoising_figure(denoising: DenoisingReport, shown: Sequence[Shown], categor
     said = f"{summary.rebuilt} noised truths of {summary.images} images"
     dress(curves, said, "decoder layer", beside="mean")
     curves.set_xticks(range(len(layers)), ticks)
-    curves.set_ylim(0, 1.02)
+    curves.set_ylim(0, 1.3)  # room for the legend above the curves
+    curves.set_yticks(np.linspace(0, 1, 6))
+    curves.legend(fontsize=7.5, frameon=False, ncols=2, loc="upper center")
     _draw_mask(mask, denoising.mask)
     return figure
 
