@@ -85,7 +85,7 @@ def grid_figure(report: QueryReport, *, kept: bool) -> Figure:
     words = len(queries) <= READABLE
     side = 1.25 if len(queries) <= 30 else 0.95 if words else max(0.3, 12 / columns)
     across, down = 1.14, 1.3 if words else 1.34
-    figure = new_figure(max(side * across * columns + 0.75, 6.0), side * down * rows + 1.65)
+    figure = new_figure(max(side * across * columns + 0.75, 6.0), side * down * rows + 1.4)
     axes = figure.subplots()
     corners = np.array([(place % columns * across, place // columns * down) for place in range(len(queries))])
     axes.add_collection(
