@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from detrctl.inspection.matching import MatchRow
     from detrctl.inspection.matching_report import MatchingReport, RunMatching
 
-HARD_SHOWN, NAME_WIDTH = 5, 30
+HARD_SHOWN, NAME_WIDTH, STEP_WIDTH = 5, 30, 16
 LAYERS_ABREAST = 6
 """So many layers' queries and margins fit 80 columns."""
 
@@ -245,6 +245,11 @@ def _tell_runs(report: "MatchingReport") -> None:
     render.table(("run", "cost", "IoU", "found", "not found", "changes"), rows)
 
 
+def shortened(name: str) -> str:
+    """With its end, which tells checkpoints of one run apart."""
+    return name if len(name) <= STEP_WIDTH else f"...{name[3 - STEP_WIDTH :]}"
+
+
 def _tell_steps(run: "RunMatching") -> None:
     from detrctl.cli import render
 
@@ -254,7 +259,7 @@ def _tell_steps(run: "RunMatching") -> None:
     render.say(f"{run.title}: instability (Li et al. 2022, 3.1)")
     rows = [
         (
-            step.after.removeprefix(f"{run.name} "),
+            shortened(step.after.removeprefix(f"{run.name} ")),
             f"{step.instability:.2f}",
             *([f"{step.by_token:.2f}"] if run.two_stage else []),
             f"{step.most:.2f}",

@@ -64,6 +64,8 @@ def inspect_data(
     loaded = load_recipe(recipe, overrides)
     setting = with_data(loaded.recipe, wish.data)
     part = build_data(setting, wish.split).first(wish.limit)
+    if part.unlabelled is not None:
+        raise DataError(part.unlabelled)
     dataset = _whole(part)
     spread = _spread(part.images, wish.sampled) if wish.split == AUGMENTED_SPLIT else []
     shown = _spread(part.images, wish.shown)

@@ -159,8 +159,8 @@ def inspect_image(
     images = batch.images.to(model.device)
     with torch.no_grad(), recording(network) as seen:
         network(images)
-        query, found = _asked_query(model, seen, images, asked)
-        look = look_of_query(seen, network, query, num_classes=classes)
+        query, label, found = _asked_query(model, seen, images, asked)
+        look = look_of_query(seen, network, query, num_classes=classes, label=label)
         box = look.layers[-1].box
         encoder = look_from_point(seen, point or (float(box[0]), float(box[1])))
     if point is not None and not encoder.layers:
@@ -238,8 +238,10 @@ def _batch(recipe: Recipe, pixels: torch.Tensor) -> Batch:
     return batch
 
 
-def _asked_query(model: Inspected, seen: Recording, images: ImageBatch, asked: Asked) -> tuple[int, tuple[Found, ...]]:
-    """The query, and the best detections."""
+def _asked_query(
+    model: Inspected, seen: Recording, images: ImageBatch, asked: Asked
+) -> tuple[int, int | None, tuple[Found, ...]]:
+    """The query, the class of the detection if one is asked for, and the best detections."""
     assert seen.output is not None
     final = seen.output.final
     (detections,) = _detections(model, final, images)
@@ -254,7 +256,9 @@ def _asked_query(model: Inspected, seen: Recording, images: ImageBatch, asked: A
             zip(detections.queries, detections.labels, detections.scores, strict=True)
         )
     ][: max(LISTED, rank)]
-    return found[rank - 1].query if asked.query is None else asked.query, tuple(found)
+    if asked.query is not None:
+        return asked.query, None, tuple(found)
+    return found[rank - 1].query, found[rank - 1].label, tuple(found)
 
 
 def _four(numbers: Sequence[float]) -> tuple[float, float, float, float]:

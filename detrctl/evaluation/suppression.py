@@ -161,7 +161,8 @@ def _about_last(study: Suppression) -> str:
     else:
         strict = min(tried, key=lambda row: row.threshold or 1.0)
         found = (
-            f"is not needed: at no IoU does it raise AP {before:.3f} by more than {max(0.0, after - before):.3f} "
+            f"is not needed: at none of {len(tried)} IoUs does it raise AP {before:.3f} by more than "
+            f"{max(0.0, after - before):.3f} "
             f"(at {strict.threshold:g} AP is {strict.ap or 0.0:.3f}); {there_are}"
         )
     if study.already is not None:

@@ -93,7 +93,9 @@ def layers_figure(report: LookReport) -> Figure:
             draw_box(axes, box, (height, width), colour, "-", float(line), rim=number == 0)
         axes.set_title(title, fontsize=9, color=INK)
     _curve(scores, [layer.score for layer in layers], colours)
-    dress(scores, "score of the best class", "", beside="score")
+    asked = report.look.asked_class
+    of_class = "the best class" if asked is None else report.categories.names[asked]
+    dress(scores, f"score of {of_class}", "", beside="score")
     _label_layers(scores, [report.categories.names[layer.label] for layer in layers])
     _curve(overlaps, [layer.overlap for layer in layers], colours)
     dress(overlaps, "overlap with the last layer's box", "decoder layer", beside="IoU")

@@ -70,11 +70,14 @@ class Starts:
 
 @dataclass(frozen=True, eq=False)
 class QueryLook:
-    """`starts` is None where queries start nowhere (DETR)."""
+    """`starts` is None where queries start nowhere (DETR). `asked_class`: the class that all layers are asked about;
+    without one each tells its best.
+    """
 
     query: int
     layers: tuple[LayerLook, ...]
     starts: Starts | None
+    asked_class: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +103,17 @@ class EncoderLook:
 # ---- from a recording ----
 
 
-def look_of_query(seen: Recording, network: nn.Module, query: int, *, num_classes: int, image: int = 0) -> QueryLook:
-    """Of one query in evaluation mode."""
+def look_of_query(
+    seen: Recording, network: nn.Module, query: int, *, num_classes: int, label: int | None = None, image: int = 0
+) -> QueryLook:
+    """Of one query in evaluation mode. `label`: of a detection, which need not be of its query's best class."""
     assert seen.memory is not None
     boxes = seen.boxes(image, query).cpu().numpy()
-    scores, labels = class_scores(seen.logits(image, query), num_classes).max(-1)
+    of_classes = class_scores(seen.logits(image, query), num_classes)
+    scores, labels = of_classes.max(-1)
+    asked = None if label is None or label == int(labels[-1]) else label
+    if asked is not None:
+        scores, labels = of_classes[:, asked], torch.full_like(labels, asked)
     overlaps = paired_iou(boxes, np.broadcast_to(boxes[-1], boxes.shape))
     layers = []
     for index, (attended, look) in enumerate(zip(seen.attended, seen.cross, strict=True)):
@@ -112,7 +121,7 @@ def look_of_query(seen: Recording, network: nn.Module, query: int, *, num_classe
         place = None if attended is None else attended[image, query].float().cpu().numpy()
         answer = int(labels[index]), float(scores[index]), float(overlaps[index])
         layers.append(LayerLook(place, looked, boxes[index], *answer, share_inside(looked, boxes[index])))
-    return QueryLook(query, tuple(layers), _starts(seen, network, image))
+    return QueryLook(query, tuple(layers), _starts(seen, network, image), asked)
 
 
 def look_from_point(seen: Recording, point: tuple[float, float], *, image: int = 0) -> EncoderLook:

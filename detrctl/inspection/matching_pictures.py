@@ -84,6 +84,7 @@ def cost_figure(image: ImageMatching, categories: Categories) -> Figure:
         bar.set_label(f"{title} cost", fontsize=9, color=INK)
         bar.ax.tick_params(labelsize=7, colors=MUTED)
         grid[-1, column].set_xticks(range(len(columns)), [str(query) for query in columns], rotation=90)
+        grid[-1, column].set_xlabel("query", fontsize=8, color=INK)
     names = [f"{truth} {categories.names[int(label)]}" for truth, label in enumerate(image.labels[:truths])]
     for index in range(depth):
         grid[index, 0].set_yticks(range(truths), names)
@@ -91,27 +92,28 @@ def cost_figure(image: ImageMatching, categories: Categories) -> Figure:
     more = f", the first {truths} of {len(image.labels)} truths" if truths < len(image.labels) else ""
     some = f"{len(columns)} of {len(image.identity)} queries"
     if len(columns) < len(image.identity):
-        some += " (those of chosen pairs, then runners-up, then the cheapest)"
+        some += " (chosen ones and runners-up, the last layer's first, then the cheapest)"
     explain(figure, f"{some}; image {image.image_id}{more}; ring: chosen pair, cross: runner-up; dark is cheap")
     return figure
 
 
 def shown_queries(image: ImageMatching) -> list[int]:
-    """Of the truths that are shown, by number: queries chosen in the last or, as many as fit, in an earlier layer, then
-    runners-up, then the cheapest of the last layer.
+    """Of the truths that are shown, by number: queries chosen in the last layer and its runners-up, then, as many as
+    fit, those of earlier layers, then the cheapest of the last one.
     """
     order: dict[int, None] = {}
-    chosen = [layer.matched[:MOST_ROWS] for layer in reversed(image.layers)]
-    for tensor in [*chosen, *(layer.runner_up[:MOST_ROWS] for layer in reversed(image.layers))]:
-        order.update(dict.fromkeys(query for query in tensor.tolist() if query != NOBODY))
+    asked = 0
+    for layer in reversed(image.layers):
+        for tensor in (layer.matched[:MOST_ROWS], layer.runner_up[:MOST_ROWS]):
+            order.update(dict.fromkeys(query for query in tensor.tolist() if query != NOBODY))
+        asked = asked or len(order)
     for rank in range(len(image.identity)):
         for truth in range(min(len(image.labels), MOST_ROWS)):
             cheapest = listed_queries(image.layers[-1], truth, rank + 1)
             order[cheapest[min(rank, len(cheapest) - 1)]] = None
         if len(order) >= MOST_COLUMNS:
             break
-    asked = {query for tensor in chosen for query in tensor.tolist() if query != NOBODY}
-    return sorted(list(order)[: max(MOST_COLUMNS, min(len(asked), 2 * MOST_ROWS))])
+    return sorted(list(order)[: max(MOST_COLUMNS, asked)])
 
 
 def _mark(axes: Axes, columns: Sequence[int], queries: Tensor, marker: str) -> None:

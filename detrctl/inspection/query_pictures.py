@@ -194,7 +194,8 @@ def details_figure(report: QueryReport) -> Figure:
         _size_against_centre(grid[number, 2], everything, kept, 1)
         _areas(grid[number, 3], summary)
         _classes(grid[number, 4], report, summary)
-        grid[number, 0].set_ylabel("centre y", fontsize=7.5, color=INK)
+        for column, beside in enumerate(("centre y", "width", "height")):
+            grid[number, column].set_ylabel(beside, fontsize=7.5, color=INK)
         words = f"query {query}\n{summary.detections} kept\n{summary.matched} matched"
         grid[number, 0].text(
             -0.42, 0.5, words, transform=grid[number, 0].transAxes, ha="right", va="center", fontsize=8

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from detrctl.cli.app import run
-from detrctl.cli.inspect_matching import _tell_queries_by_layer
+from detrctl.cli.inspect_matching import _tell_queries_by_layer, shortened
 from detrctl.inspection.matching import MatchRow
 from tests.cli.tiny import make_dataset, make_run
 
@@ -121,3 +121,9 @@ def test_instability_is_told_image_by_image_where_there_are_several_checkpoints(
     assert {(row["before"], row["after"], row["instability"]) for row in rows} == {("run epoch 1", "run epoch 2", "0")}
     (step,) = json.loads((tmp_path / "m" / "matching.json").read_text())["runs"][0]["steps"]
     assert "per_image" not in step
+
+
+def test_names_of_checkpoints_keep_their_end_in_the_table_of_instability():
+    assert shortened("epoch 12") == "epoch 12"
+    assert shortened("deformable_two_stage-20261127-151500 best.pt") == "...51500 best.pt"
+    assert len(shortened("x" * 99)) == 16

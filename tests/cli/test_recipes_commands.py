@@ -102,6 +102,7 @@ def test_explain_of_a_section_lists_its_fields(capsys):
         "class_weight  1.0 or 2.0  Weight of the class term in the matching cost.\n"
         "l1            5.0         Weight of the L1 distance in the matching cost.\n"
         "giou          2.0         Weight of the generalised IoU in the matching cost.\n"
+        "alpha         0.25        What a positive weighs against a negative in the class term of the matching cost.\n"
     )
     assert out(capsys, "explain", "match") == out(capsys, "explain", "objective.match")
 

@@ -279,7 +279,7 @@ def test_the_index_holds_no_python_object_per_image_or_box(tmp_path: Path) -> No
     # Reference counts of such objects would be written to, and so copied, by every worker started by fork.
     index = index_of(tmp_path, content(*(annotation(id=n) for n in range(3000))))
     held = {name: value for name, value in vars(index).items() if not isinstance(value, Tensor)}
-    assert set(held) == {"source", "categories", "summary"}
+    assert set(held) == {"source", "categories", "summary", "labelled"}
     assert len(pickle.dumps(held)) < 1500
 
 

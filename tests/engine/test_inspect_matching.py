@@ -1,13 +1,17 @@
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from detrctl.data.batch import collate
+from detrctl.engine import inspect_data
 from detrctl.engine.build import build_data, build_learner, learner_from
 from detrctl.engine.checkpoint import Checkpoint, load, save
 from detrctl.engine.inspect_matching import find_sources, inspect_matching
+from detrctl.engine.inspect_queries import inspect_queries
 from detrctl.engine.inspected import Wish
 from detrctl.errors import DataError, DetrctlError
 from detrctl.inspection.matching_report import as_json
@@ -173,6 +177,22 @@ def test_a_recipe_alone_is_looked_at_with_random_weights(data):
     report = inspect_matching([None], recipe="quickstart", wish=Wish(data=str(data), limit=1, device="cpu"))
     assert report.main.name == "quickstart, random weights"
     assert report.main.images == 1
+
+
+def test_a_split_without_annotations_is_refused_by_all_that_inspect_truths(tmp_path, data):
+    root = shutil.copytree(data, tmp_path / "copy")
+    file = root / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in content.items() if key != "annotations"}))
+    run, line = save_run(tmp_path / "run", root, "detr"), f"{file}: has no `annotations`, so split 'val' can only be"
+    wish = Wish(device="cpu")
+    for ask in (
+        lambda: look(run),
+        lambda: inspect_queries(run, wish=wish),
+        lambda: inspect_data.inspect_data("quickstart", wish=inspect_data.Wish(data=str(root), split="val")),
+    ):
+        with pytest.raises(DataError, match="^" + re.escape(line)):
+            ask()
 
 
 def test_one_image_is_found_by_its_id_and_a_wrong_id_is_one_line(tmp_path, data):

@@ -11,6 +11,7 @@ from detrctl.engine.inspected import Wish
 from detrctl.engine.predict import load
 from detrctl.errors import DetrctlError
 from detrctl.inspection import look_report, query_report
+from detrctl.inspection.look_pictures import layers_figure, title_of
 from detrctl.recipe.schema import Recipe
 from tests.engine.test_inspect_matching import CATEGORIES, IN_TWO_STAGES, SIZES, VARIANTS, look, save_run
 from tests.engine.tiny import write_split
@@ -102,6 +103,24 @@ def test_a_detection_is_its_query_and_a_point_is_told_in_pixels_or_fractions(tmp
     np.testing.assert_allclose(
         best.look.layers[-1].box, [(x0 + x1) / 96, (y0 + y1) / 80, (x1 - x0) / 48, (y1 - y0) / 40], atol=1e-5
     )
+
+
+def test_a_detection_is_told_by_its_own_class_even_where_its_query_has_a_better_one(tmp_path, data):
+    run = save_run(tmp_path / "run", data, "deformable")
+    (result,) = load(run, device="cpu").predict(photo(data), score=0.0)
+    queries = result.detections.queries.tolist()
+    rank = next(place for place, query in enumerate(queries) if query in queries[:place])
+    report = inspect_image(photo(data), run, asked=Asked(detection=rank + 1), wish=Wish(device="cpu"))
+    label, score = int(result.detections.labels[rank]), float(result.scores[rank])
+    assert report.look.asked_class == label
+    assert {layer.label for layer in report.look.layers} == {label}
+    assert report.look.layers[-1].score == pytest.approx(score, abs=1e-5)
+    assert title_of(report).endswith(f"detection {rank + 1}: {report.categories.names[label]} {score:.2f}")
+    titles = [axes.get_title() for axes in layers_figure(report).axes]
+    assert f"score of {report.categories.names[label]}" in titles
+    best = inspect_image(photo(data), run, asked=Asked(query=queries[rank]), wish=Wish(device="cpu"))
+    assert best.look.asked_class is None
+    assert best.look.layers[-1].label != label
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,19 @@ def test_columns_hold_every_chosen_query_and_no_more_than_can_be_read():
     assert shown_queries(matching(queries=4)) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("queries", "said"), [(40, "16 of 40 queries (those of"), (4, "4 of 4 queries; image 7")])
+@pytest.mark.parametrize("truths", [3, 16, 30])
+def test_columns_hold_the_runners_up_of_the_last_layer_too_and_each_has_its_cross(truths):
+    image = matching(queries=100, truths=truths)
+    last, columns = image.layers[-1], shown_queries(image)
+    assert set(last.matched.tolist()) | set(last.runner_up.tolist()) <= set(columns)
+    panels = [axes for axes in cost_figure(image, CATEGORIES).axes if axes.images and axes.get_label() != "<colorbar>"]
+    marked = {tuple(place) for marks in panels[-1].collections for place in marks.get_offsets().astype(int).tolist()}
+    pairs = [*enumerate(last.matched.tolist()), *enumerate(last.runner_up.tolist())]
+    assert marked == {(columns.index(query), truth) for truth, query in pairs}
+    assert panels[-1].get_xlabel() == "query"
+
+
+@pytest.mark.parametrize(("queries", "said"), [(40, "16 of 40 queries (chosen ones"), (4, "4 of 4 queries; image 7")])
 def test_heat_maps_say_how_many_of_the_queries_they_show(queries, said):
     figure = cost_figure(matching(queries), CATEGORIES)
     assert " ".join(figure.get_supxlabel().split()).startswith(said)

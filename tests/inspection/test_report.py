@@ -276,6 +276,29 @@ def test_after_the_slider_moves_and_a_truth_is_focused_the_pair_is_the_jsons_for
     assert page.errors == []
 
 
+def test_the_cost_terms_that_are_told_are_the_jsons(made):
+    page, content = made
+    weights = [content["weights"][name] for name in ("class_cost", "l1", "giou")]
+    for truth, told in enumerate(content["images"][0]["layers"][LAYERS - 1]["truths"]):
+        page.run(f"document.querySelector('.truth-group[data-truth=\"{truth}\"]').focus()")
+        sentences = page.run("[...document.querySelectorAll('#detail p')].map((p) => p.textContent)")
+        for query, sentence in ((told["query"], sentences[1]), (told["runner_up"], sentences[2])):
+            (row,) = [row for row in told["table"] if row[0] == query]
+            said = re.search(
+                r"cost (\S+) = (\S+) . class (\S+) \+ (\S+) . L1 (\S+) \+ (\S+) . GIoU (-?[\d.]+\d)", sentence
+            )
+            assert said is not None
+            total, *terms = map(float, said.groups())
+            assert f"uery {query} " in sentence
+            assert terms[0::2] == weights
+            assert [*terms[1::2], total] == pytest.approx(row[1:5], abs=6e-4)
+            assert total == pytest.approx(sum(a * b for a, b in zip(weights, row[1:4], strict=True)), abs=2e-3)
+            shown = f"document.querySelectorAll('#costs tr[data-query=\"{query}\"] > *')"
+            cells = page.run(f"[...{shown}].map((cell) => cell.textContent)")
+            assert [float(cell) for cell in cells[3:8]] == pytest.approx([row[4], *row[1:4], row[5]], abs=6e-4)
+    assert page.errors == []
+
+
 def test_a_truth_and_a_query_are_also_chosen_by_pointing_at_their_rows(made):
     page, content = made
     page.hover("#truths tbody tr:nth-child(3)")
@@ -290,9 +313,13 @@ def test_a_truth_and_a_query_are_also_chosen_by_pointing_at_their_rows(made):
 def test_a_truth_is_chosen_in_the_picture_by_pointing_by_clicking_and_by_the_tab_key(made):
     page, content = made
     told = content["images"][0]["layers"][LAYERS - 1]["truths"]
-    page.hover('.truth-group[data-truth="2"] .tag')
-    under = page.run("document.querySelector('.truth-group.chosen').dataset.truth")
-    assert highlighted(page)["queries"] == [told[int(under)]["query"]] * 3
+    pointed = []
+    for truth in range(1, len(told)):
+        page.run("document.querySelector('.truth-group[data-truth=\"0\"]').focus()")
+        page.hover(f'.truth-group[data-truth="{truth}"] .tag')
+        pointed.append(int(page.run("document.querySelector('.truth-group.chosen').dataset.truth")))
+        assert highlighted(page)["queries"] == [told[pointed[-1]]["query"]] * 3
+    assert any(truth == chosen for truth, chosen in enumerate(pointed, 1))  # a tag may lie under another one
     page.run("document.querySelector('.truth-group[data-truth=\"1\"]').dispatchEvent(new MouseEvent('click'))")
     assert highlighted(page)["queries"] == [told[1]["query"]] * 3
     page.run("document.querySelector('.truth-group').focus()")
