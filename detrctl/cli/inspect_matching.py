@@ -88,7 +88,7 @@ def _look(
 def write(report: "MatchingReport", folder: Path, *, picture_format: str | None) -> list[Path]:
     """The numbers as JSON and CSV, the page, which is made of them, and the pictures."""
     from detrctl.cli import render
-    from detrctl.inspection.matching_report import CHEAPEST, as_json, write_csv, write_instability_csv
+    from detrctl.inspection.matching_report import CHEAPEST, as_json, write_costs_csv, write_csv, write_instability_csv
     from detrctl.inspection.report import LARGEST, compact, fitting_page
 
     json_file, csv_file, page_file = (folder / name for name in ("matching.json", "matching.csv", "report.html"))
@@ -105,6 +105,9 @@ def write(report: "MatchingReport", folder: Path, *, picture_format: str | None)
             "--show takes fewer images"
         )
     files = [json_file, csv_file, page_file]
+    if report.main.images == 1 and report.shown:
+        files.append(folder / "costs.csv")
+        write_costs_csv(report.shown[0].matching, files[-1])
     if any(run.steps for run in report.runs):
         files.append(folder / "instability.csv")
         write_instability_csv(report.runs, files[-1])

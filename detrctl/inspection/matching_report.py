@@ -222,6 +222,25 @@ def write_csv(rows: Mapping[str, Iterable[MatchRow]], path: Path) -> None:
             writer.writerows([name, *(cell(getattr(row, column)) for column in columns)] for row in found)
 
 
+def write_costs_csv(image: ImageMatching, path: Path) -> None:
+    """The whole table of costs of an image: one line for each layer, truth and query, and what the query is there."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        parts = ("class", "l1", "giou", "total")
+        writer.writerow(["image_id", "layer", "truth", "query", *(f"cost_{part}" for part in parts), "role"])
+        for number, layer in enumerate(image.layers):
+            costs = layer.costs
+            table = torch.stack([costs.class_cost, costs.l1, costs.giou, costs.total], dim=-1).tolist()
+            for truth, (match, runner_up) in enumerate(
+                zip(layer.matched.tolist(), layer.runner_up.tolist(), strict=True)
+            ):
+                roles = {runner_up: "runner-up", match: "match"}
+                writer.writerows(
+                    [image.image_id, number, truth, query, *map(cell, of_truths[truth]), roles.get(query, "")]
+                    for query, of_truths in enumerate(table)
+                )
+
+
 def write_instability_csv(runs: Iterable[RunMatching], path: Path) -> None:
     """One line for each step between checkpoints and image with truths."""
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -35,6 +35,19 @@ def test_one_image_is_told_in_a_table_of_80_columns_and_in_files(made, tmp_path,
         (entry,) = (entry for entry in truth["table"] if entry[0] == truth["query"])
         costs = [float(row[name]) for name in ("cost_class", "cost_l1", "cost_giou", "cost_total", "iou")]
         assert entry[1:] == pytest.approx(costs, abs=1e-4)
+    with (tmp_path / "m" / "costs.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    queries = len(image["layers"][0]["queries"])
+    assert len(table) == queries * sum(len(layer["truths"]) for layer in image["layers"])
+    for number, truth in enumerate(image["layers"][0]["truths"]):
+        mine = [line for line in table if (line["layer"], line["truth"]) == ("0", str(number))]
+        assert [int(line["query"]) for line in mine] == list(range(queries))
+        roles = {line["role"]: int(line["query"]) for line in mine if line["role"]}
+        expected = {"match": truth["query"], "runner-up": truth["runner_up"]}
+        assert roles == {role: query for role, query in expected.items() if query >= 0}
+        for query, *costs in (entry[:5] for entry in truth["table"]):
+            parts = [float(mine[query][f"cost_{part}"]) for part in ("class", "l1", "giou", "total")]
+            assert parts == pytest.approx(costs, abs=1e-4)
 
 
 def test_a_model_of_many_layers_and_queries_is_told_in_80_columns_too(capsys):
