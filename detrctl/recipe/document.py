@@ -222,6 +222,9 @@ class _Reader:
         if kind not in _READ:
             self.problem(node, path, f"found the YAML tag {node.tag!r}; recipes hold plain values only")
             return None
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            self.problem(node, path, f"found {text!a}, half of a pair of surrogates; write the letter itself")
+            return None
         try:
             return _READ[kind](text)
         except (KeyError, ValueError):

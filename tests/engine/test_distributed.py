@@ -268,3 +268,13 @@ def test_a_device_that_is_not_there_is_one_line() -> None:
             choose_device("cuda")
     assert choose_device("cpu") == CPU
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_processes_that_cannot_meet_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DetrctlError) as error, connected(torch.device("cpu")):
+        pass
+    assert str(error.value).startswith("the 2 processes that WORLD_SIZE tells of cannot meet (Error initializing")
+    assert str(error.value).endswith("); start them with torchrun, or unset WORLD_SIZE for one process")

@@ -81,6 +81,7 @@ def test_every_value_keeps_its_line():
             "found the YAML tag 'tag:yaml.org,2002:python/name:os.system'; recipes hold plain values only",
         ),
         ("a: 1\nb: !!int x\n", 2, "found 'x', which cannot be read as int"),
+        ('a: 1\nb: "x\\ud800"\n', 2, "found 'x\\ud800', half of a pair of surrogates; write the letter itself"),
         ("a: 1\n? [x, y]\n: 2\n", 2, "a field's name must be plain text"),
     ],
 )
