@@ -95,6 +95,8 @@ def _show_cost(name: str, changes: list[str], size_hw: tuple[int, int]) -> None:
     from detrctl.recipe.load import load_recipe
 
     recipe = load_recipe(name, changes).recipe  # before torch, which the next line imports
+    if recipe.train.init_model == "checkpoint":
+        raise DetrctlError(f"--cost: {name} trains the model of the checkpoint that it starts from; ask its recipe")
     from detrctl.engine.cost import cost_of
 
     cost = cost_of(recipe, size_hw=size_hw)

@@ -1,7 +1,7 @@
 """Everything that a run needs, put together: images, model, optimizer, average."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from detrctl.errors import CheckpointError, DataError
 from detrctl.families.learner import Learner
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Categories
-from detrctl.weights.transfer import Transfer, transfer
+from detrctl.weights.transfer import Row, Transfer, transfer
 
 BACKBONE = "backbone."
 """What the names of a backbone's tensors begin with, in every family."""
@@ -123,7 +123,7 @@ def _learner(start: Start, categories: Categories) -> tuple[Learner, events.Weig
             # Another backbone than the checkpoint's. Tensors that fit by accident would spoil its pretrained weights.
             seed_everything(seed)
             learner = build_learner(start.recipe, categories)
-            moved = _move(learner, _without_backbone(source), categories)
+            moved = _with_left_backbone(_move(learner, _without_backbone(source), categories), source)
     if not any(row.kind in ("loaded", "remapped") for row in moved.rows):
         raise CheckpointError(
             f"--init-from {start.init_from}: none of its weights fits this model; "
@@ -175,6 +175,22 @@ def _require_trained_backbone(start: Start, fresh: Sequence[str]) -> None:
 def _without_backbone(old: Checkpoint) -> Checkpoint:
     rest = {name: value for name, value in old.evaluated.items() if not name.startswith(BACKBONE)}
     return Checkpoint(old.recipe, old.categories, rest)
+
+
+def _with_left_backbone(moved: Transfer, source: Checkpoint) -> Transfer:
+    """What was held back is told as well, and what stands in its place."""
+    rows = [
+        replace(row, detail="pretrained; the checkpoint's backbone is another")
+        if row.kind == "fresh" and row.name.startswith(BACKBONE)
+        else row
+        for row in moved.rows
+    ]
+    left = [
+        Row(name, "unused", "of another backbone")
+        for name in source.evaluated
+        if name.startswith(BACKBONE) and name not in moved.weights
+    ]
+    return replace(moved, rows=(*rows, *left))
 
 
 def _told(path: Path, moved: Transfer, lent: str) -> events.WeightsTaken:

@@ -31,5 +31,4 @@ def convert_weights(source: Path, to: str, *, out: Path | None = None, recipe: s
     except CheckpointError as error:
         text = str(error).removeprefix(f"{path}: ").removeprefix(f"{path / 'model.safetensors'}: ")
         raise CheckpointError(f"{opened.path}: {text}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
     return save_official(made) if to == "official" else save_hugging_face(made)

@@ -32,7 +32,7 @@ from detrctl.families.learner import Learner
 from detrctl.recipe.load import load_recipe
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Batch, Categories, Detections, ImageBatch
-from detrctl.weights.classes import is_unused
+from detrctl.weights.classes import is_unused, plain_name
 
 NAMES_SHOWN = 8
 
@@ -238,9 +238,9 @@ def match_categories(
 ) -> tuple[int | None, ...]:
     """For each class of the checkpoint the dataset's id of the category with that name, None if it has none.
 
-    Names decide, since ids differ between copies of a dataset. Raises DataError, listing both, if the checkpoint lacks
-    a category of which the dataset has truths, or if no name is common; and if two categories
-    with truths share a name. `whose` and `other` are what it calls the two.
+    Names decide, upper and lower case alike, since ids differ between copies of a dataset. Raises DataError, listing
+    both, if the checkpoint lacks a category of which the dataset has truths, or if no name is common; and if two
+    categories with truths share a name. `whose` and `other` are what it calls the two.
     """
     if (categories.names, categories.ids) == (ground_truth.category_names, ground_truth.category_ids):
         return categories.ids  # also where two categories share a name
@@ -253,13 +253,21 @@ def match_categories(
             f"the {other} has several categories named {_listed(twice)}, which cannot be told apart by name as the "
             f"{whose}'s table of categories, which is another, needs; give each a name of its own"
         )
-    lacking = [name for name, number in ids.items() if name not in categories.names and number in used]
-    if lacking or not set(ids) & set(categories.names):
+    alike = Counter(plain_name(name) for name in ids)
+    exact = set(categories.names)
+    loose = {
+        plain_name(name): number
+        for name, number in ids.items()
+        if alike[plain_name(name)] == 1 and name not in exact  # which is another class's
+    }
+    meant = tuple(ids.get(name, loose.get(plain_name(name))) for name in categories.names)
+    lacking = [name for name, number in ids.items() if number not in meant and number in used]
+    if lacking or meant.count(None) == len(meant):
         raise DataError(
             f"the {other}'s categories do not match the {whose}'s: "
             f"{other} {_listed(ground_truth.category_names)}; {whose} {_listed(categories.names)}"
         )
-    return tuple(ids.get(name) for name in categories.names)
+    return meant
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from detrctl.engine.build import build_learner, require_trust
 from detrctl.engine.open_weights import Opened, open_weights
 from detrctl.weights.classes import described
+from detrctl.weights.files import printable
 from detrctl.weights.fitting import shipped_fits
 
 
@@ -78,7 +79,7 @@ def _container(opened: Opened) -> str:
         return "detrctl checkpoint"
     file = opened.published.file
     part = f", its '{file.part}'" if file.part else ""
-    return file.container + part + (f"; also there: {', '.join(file.aside)}" if file.aside else "")
+    return file.container + part + (f"; also there: {', '.join(map(printable, file.aside))}" if file.aside else "")
 
 
 def _what(opened: Opened) -> str:

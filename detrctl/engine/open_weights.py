@@ -9,7 +9,7 @@ from detrctl.engine.checkpoint import FORMAT, Checkpoint, parse
 from detrctl.errors import CheckpointError
 from detrctl.recipe.load import load_recipe
 from detrctl.recipe.schema import Recipe
-from detrctl.weights.files import Content, read_content, weight_file
+from detrctl.weights.files import Content, printable, read_content, weight_file
 from detrctl.weights.fitting import shipped_fits
 from detrctl.weights.interpret import Published, interpret
 
@@ -83,6 +83,6 @@ def _notes(published: Published) -> list[str]:
             f"taken for {identity.variant}: its weights could be those of {twin} as well; --recipe says which it is"
         )
     if published.unused:
-        first = next(iter(published.unused))
+        first = printable(next(iter(published.unused)))
         notes.append(f"tensors that this model does not have, left aside: {len(published.unused)} (first {first})")
     return notes

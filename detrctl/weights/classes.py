@@ -28,22 +28,29 @@ def unused_name(column: int) -> str:
     return f"(unused {column})"
 
 
+def plain_name(name: str) -> str:
+    """As names are compared: upper and lower case alike."""
+    return name.strip().casefold()
+
+
 def is_unused(name: str) -> bool:
     return name.startswith("(unused ")
 
 
-def published_categories(columns: int, names: Sequence[str] = ()) -> Categories:
-    """The classes of a head of so many columns, `names` where its file tells them.
+def published_categories(columns: int, names: Sequence[str] = (), ids: Sequence[int] = ()) -> Categories:
+    """The classes of a head of so many columns, `names` and category `ids` where its file tells them.
 
     91 columns are COCO's by category id, 80 its classes in the order of their ids. All columns are kept, those that
     no class has as well: softmax and top-k then see what they saw in training. Of other heads nothing is known.
     """
+    if len(names) == len(ids) == columns:
+        return Categories(tuple(names), tuple(ids))
     if columns == RAW and (len(names) != RAW or names[1] == COCO[1]):  # files that tell names call unused ones N/A
         return Categories(tuple(COCO.get(column, unused_name(column)) for column in range(RAW)), tuple(range(RAW)))
+    if columns == len(COCO) and (not names or tuple(map(plain_name, names)) == tuple(COCO.values())):
+        return Categories(tuple(COCO.values()), tuple(COCO))
     if len(names) == columns:
         return Categories(tuple(names), tuple(range(columns)))
-    if columns == len(COCO):
-        return Categories(tuple(COCO.values()), tuple(COCO))
     return Categories(tuple(f"(class {column})" for column in range(columns)), tuple(range(columns)))
 
 

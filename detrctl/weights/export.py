@@ -1,12 +1,16 @@
 """Our weights under other projects' names, in files that read back as the same model."""
 
+import contextlib
 import json
+import os
+import shutil
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -42,7 +46,8 @@ def official_file(model: Any, weights: Mapping[str, Tensor], categories: Categor
             raise CheckpointError(f"{ours} has no name in the official format")
         tensors |= dict.fromkeys(names, value)
     tensors = _only_official(tensors, project, model)
-    made = WeightFile(path, "PyTorch", tensors, arguments={**_arguments(model), "class_names": list(categories.names)})
+    classes = {"class_names": list(categories.names), "class_ids": list(categories.ids)}
+    made = WeightFile(path, "PyTorch", tensors, arguments={**_arguments(model), **classes})
     _require_same(made, model, weights, "official")
     return made
 
@@ -94,9 +99,27 @@ def _require_same(made: WeightFile, model: Any, weights: Mapping[str, Tensor], f
 
 
 def save_official(file: WeightFile) -> Path:
-    """As `torch.save` of {"model": ..., "args": ...}."""
-    torch.save({"model": file.tensors, "args": Namespace(**file.arguments)}, file.path)
+    """As `torch.save` of {"model": ..., "args": ...}, whole or not at all."""
+    with _whole(file.path) as part:
+        torch.save({"model": file.tensors, "args": Namespace(**file.arguments)}, part)
     return file.path
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file or a folder that is `path` once all of it is written. CheckpointError where the disk does not take it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer makes a RuntimeError of an OSError
+        reason = error.strerror if isinstance(error, OSError) else "the disk did not take all of it"
+        raise CheckpointError(f"{path}: could not be written: {reason}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 # ---- Hugging Face ----
@@ -139,6 +162,7 @@ def _config(project: str, model: Any, categories: Categories, official: Mapping[
         "position_embedding_type": model.position.kind,
         "id2label": {str(row): name for row, name in enumerate(categories.names)},
         "label2id": {name: row for row, name in enumerate(categories.names)},
+        "detrctl_category_ids": list(categories.ids),
         **_backbone(model, project),
     }
     if project == "dab":
@@ -195,10 +219,12 @@ def _backbone(model: Any, project: str) -> dict[str, Any]:
 
 
 def save_hugging_face(file: WeightFile) -> Path:
-    """A folder with model.safetensors and config.json."""
-    file.path.parent.mkdir(parents=True, exist_ok=True)
+    """A folder with model.safetensors and config.json, whole or not at all."""
     # A tensor under two names has to be stored twice: safetensors refuses shared memory.
-    save_file({name: value.contiguous().clone() for name, value in file.tensors.items()}, file.path, {"format": "pt"})
-    (file.path.parent / "config.json").write_text(json.dumps(dict(file.config), indent=2) + "\n", encoding="utf-8")
+    tensors = {name: value.contiguous().clone() for name, value in file.tensors.items()}
+    with _whole(file.path.parent) as part:
+        part.mkdir()
+        save_file(tensors, part / file.path.name, {"format": "pt"})
+        (part / "config.json").write_text(json.dumps(dict(file.config), indent=2) + "\n", encoding="utf-8")
     assert model_file(file.path.parent) == file.path
     return file.path.parent

@@ -112,14 +112,14 @@ def _read_torch(path: Path, start: bytes) -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)|global (\S+)", str(error))
         if named is None:
-            raise CheckpointError(f"{path}: damaged, or not a file of weights") from None
+            raise CheckpointError(f"{path}: {DAMAGED}") from None
         what = next(filter(None, named.groups())).rstrip(".")
         raise CheckpointError(
             f"{path}: refused: it names {what}, and opening what is no tensor or plain value could run code"
         ) from None
     except Exception as error:  # whatever a malformed file makes torch's reader raise
         cut = start.startswith(LEGACY) and (isinstance(error, EOFError) or "unexpected EOF" in str(error))
-        raise CheckpointError(f"{path}: {CUT if cut else 'damaged, or not a file of weights'}") from error
+        raise CheckpointError(f"{path}: {CUT if cut else DAMAGED}") from error
 
 
 def _check_archive(path: Path) -> None:
@@ -128,11 +128,20 @@ def _check_archive(path: Path) -> None:
             names = archive.namelist()
     except zipfile.BadZipFile:  # the archive's table of contents is at its end
         raise CheckpointError(f"{path}: {CUT}") from None
+    except Exception as error:  # a changed byte in that table: versions, flags and names that cannot be
+        raise CheckpointError(f"{path}: {DAMAGED}") from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(f"{path}: a TorchScript program, not a file of weights; save the model's state_dict()")
 
 
+def printable(name: str) -> str:
+    """A name out of a file, whatever it holds, as part of one line."""
+    shown = name if name.isprintable() else ascii(name)[1:-1]
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
 CUT = "cut short: the end of the file is missing; copy or download it again"
+DAMAGED = "damaged, or not a file of weights"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

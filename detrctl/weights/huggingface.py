@@ -283,6 +283,11 @@ def known_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     known = {official: config[theirs] for theirs, official in _CONFIG.items() if theirs in config}
     if config.get("two_stage"):
         known["num_queries"] = config.get("two_stage_num_proposals", known.get("num_queries"))
+    activation = config.get("activation_function")
+    if config.get("model_type") == NAMINGS["dab"].model_type and isinstance(activation, str):
+        known["transformer_activation"] = activation
+    elif activation not in (None, "relu"):
+        raise CheckpointError(f"its config.json has activation_function {activation}; this model has relu only")
     if config and "dilation" not in known:
         known["dilation"] = False  # only differences to the defaults are written
     return known

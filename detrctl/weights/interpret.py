@@ -95,7 +95,7 @@ def _interpret(file: WeightFile, model: Any, hints: Mapping[str, Any]) -> Publis
         identity=identity,
         model=model,
         objective=objective,
-        categories=published_categories(identity.classes, _class_names(file)),
+        categories=published_categories(identity.classes, _class_names(file), _class_ids(file)),
         weights=weights,
         unused={**unused, **strange, **idle},
         notes=(*notes, *about_labels),
@@ -132,6 +132,14 @@ def _class_names(file: WeightFile) -> tuple[str, ...]:
     if isinstance(written, list) and all(isinstance(name, str) for name in written):
         return tuple(written)
     return huggingface.class_names(file.config)
+
+
+def _class_ids(file: WeightFile) -> tuple[int, ...]:
+    """Category ids, which only files that detrctl has written tell: among the arguments, or in config.json."""
+    written = file.arguments.get("class_ids", file.config.get("detrctl_category_ids"))
+    if not isinstance(written, list) or not all(type(number) is int for number in written):
+        return ()
+    return tuple(written) if len(set(written)) == len(written) else ()
 
 
 def _official(file: WeightFile) -> tuple[dict[str, Tensor], dict[str, Tensor], str, dict[str, Any]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detrctl.structures import Categories
-from detrctl.weights.classes import is_unused
+from detrctl.weights.classes import is_unused, plain_name
 
 KINDS = ("loaded", "remapped", "fresh", "unused")
 
@@ -74,17 +74,13 @@ def transfer(
 
 def match_names(new: Categories, old: Categories) -> dict[int, int]:
     """New row -> old row of the classes that both have; of two old classes with one name the first counts."""
-    places = {_plain(name): row for row, name in reversed(list(enumerate(old.names)))}
-    return {row: places[_plain(name)] for row, name in enumerate(new.names) if _plain(name) in places}
+    places = {plain_name(name): row for row, name in reversed(list(enumerate(old.names)))}
+    return {row: places[plain_name(name)] for row, name in enumerate(new.names) if plain_name(name) in places}
 
 
 def _left(old: Categories, matches: Mapping[int, int]) -> tuple[str, ...]:
     taken = set(matches.values())
     return tuple(name for row, name in enumerate(old.names) if row not in taken and not is_unused(name))
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold()
 
 
 def _one(

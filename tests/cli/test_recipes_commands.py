@@ -157,6 +157,13 @@ def test_show_cost_counts_every_part_and_the_sum(capsys, folder, recipe):
     assert lines[-2].startswith("Of one image of 96 x 128 pixels")
 
 
+def test_a_recipe_that_borrows_its_model_says_so_and_has_no_cost(capsys, folder):
+    assert failed(capsys, "show", "finetune", "--cost") == (
+        "--cost: finetune trains the model of the checkpoint that it starts from; ask its recipe\n"
+    )
+    assert "are those of\n# the checkpoint that training starts from" in out(capsys, "show", "finetune", "--resolved")
+
+
 def test_show_cost_refuses_a_size_that_is_none(capsys, folder):
     for size in ("800", "8x8", "0800x1066x3"):
         assert failed(capsys, "show", "quickstart", "--cost", "--size", size) == (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from detrctl.engine.assemble import Assembly, assemble
+from detrctl.engine.assemble import Assembly, _with_left_backbone, assemble
 from detrctl.engine.build import build_learner
 from detrctl.engine.checkpoint import Checkpoint, save
 from detrctl.engine.distributed import Alone
@@ -15,6 +15,7 @@ from detrctl.engine.start import Start
 from detrctl.errors import CheckpointError
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Categories
+from detrctl.weights.transfer import Row, Transfer
 from tests.engine import tiny
 
 CPU = torch.device("cpu")
@@ -87,4 +88,22 @@ def test_a_pretrained_backbone_keeps_its_weights_beside_another_ones(root: Path,
     parts = from_checkpoint(with_backbone(root, "resnet18", weights=str(tmp_path / "published.pth")), path)
     network = parts.learner.network.state_dict()
     assert all(torch.equal(network[f"backbone.body.{name}"], value) for name, value in body.items())
+    assert parts.taken is not None
+    fates = {name: (kind, detail) for name, kind, detail in parts.taken.rows}
+    assert set(fates) == set(network)
+    told = ("fresh", "pretrained; the checkpoint's backbone is another")
+    assert all((fate == told) == name.startswith("backbone.") for name, fate in fates.items())
     assert bool((network["queries.position.weight"] == 0.5).all())
+
+
+def test_tensors_of_a_backbone_that_gives_way_are_unused(root: Path, tmp_path: Path) -> None:
+    recipe = with_backbone(root, "resnet10")
+    held = {name: torch.zeros(1) for name in ("backbone.a", "backbone.b", "c")}
+    source = Checkpoint(recipe, Categories(("a",), (1,)), held)
+    rows = (Row("backbone.a", "fresh", "not in the checkpoint"), Row("c", "loaded", ""))
+    moved = Transfer({"backbone.a": torch.ones(1), "c": torch.zeros(1)}, rows, (), 1)
+    assert _with_left_backbone(moved, source).rows == (
+        Row("backbone.a", "fresh", "pretrained; the checkpoint's backbone is another"),
+        Row("c", "loaded", ""),
+        Row("backbone.b", "unused", "of another backbone"),
+    )

@@ -180,6 +180,17 @@ def test_a_split_without_annotations_can_only_be_predicted(tmp_path: Path):
     )
 
 
+def test_names_meet_whatever_their_case_unless_that_makes_two_alike():
+    assert match_categories(CATEGORIES, truths(names=("Cat", " DOG"), ids=(1, 2))) == (1, 2)
+    assert match_categories(Categories(("cat", "dog"), (1, 2)), truths(names=("Cat", "dog"), ids=(5, 6))) == (5, 6)
+    assert match_categories(Categories(("CAT", "cat"), (1, 2)), truths(names=("cat", "dog"))) == (None, 3)
+    alike = replace(truths(), category_names=("Cat", "CAT", "cat"), category_ids=(3, 4, 5))
+    known = Categories(("cat", "dog"), (1, 2))
+    assert match_categories(known, replace(alike, category_of=np.full_like(alike.category_of, 5))) == (5, None)
+    with pytest.raises(DataError, match="do not match"):
+        match_categories(known, alike)
+
+
 def test_categories_that_do_not_match_are_both_listed():
     with pytest.raises(DataError) as error:
         match_categories(Categories(names=("circle", "square"), ids=(1, 2)), truths())

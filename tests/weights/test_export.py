@@ -1,5 +1,6 @@
 """What is written in another format reads back as the same model, here and where that format comes from."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from detrctl.engine.open_weights import open_weights
 from detrctl.errors import CheckpointError
 from detrctl.recipe.schema import Recipe
 from detrctl.structures import Categories, ImageBatch
+from detrctl.weights import export
 from tests.weights.hugging import images, outputs
 from tests.weights.published import published
 
@@ -98,7 +100,7 @@ def test_official_files_read_back_as_the_same_model_with_its_class_names(tmp_pat
     path, made = checkpoint(tmp_path, name)
     opened = open_weights(convert_weights(path, "official"))
     assert same(opened.checkpoint, made)
-    assert opened.checkpoint.categories.names == CATEGORIES.names
+    assert opened.checkpoint.categories == CATEGORIES
     assert opened.published is not None
     assert (opened.published.unused, opened.notes) == ({}, ())
     again = open_weights(convert_weights(opened.path, "detrctl"))
@@ -121,6 +123,7 @@ def test_transformers_reads_what_is_written_and_answers_the_same(tmp_path: Path,
     folder = convert_weights(path, "hf")
     assert folder == tmp_path / "own-hf"
     assert same(open_weights(folder).checkpoint, made)
+    assert open_weights(folder).checkpoint.categories == CATEGORIES
     kind = json.loads((folder / "config.json").read_text())["architectures"][0]
     model, report = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"]
@@ -128,6 +131,32 @@ def test_transformers_reads_what_is_written_and_answers_the_same(tmp_path: Path,
     assert model.config.id2label == {0: "cat", 1: "dog", 2: "bird"}
     for found, expected in zip(outputs(model.eval()), ours(made), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "prelu"])
+def test_dab_detr_keeps_its_activation_in_both_formats(tmp_path: Path, activation: str) -> None:
+    path, made = checkpoint(tmp_path, "dab", activation=activation)
+    for form in ("hf", "official"):
+        opened = open_weights(convert_weights(path, form))
+        assert opened.checkpoint.recipe.model.activation == activation
+        assert same(opened.checkpoint, made)
+
+
+@pytest.mark.parametrize("form", ["hf", "official"])
+def test_a_disk_that_does_not_take_it_is_one_line_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    path, _ = checkpoint(tmp_path, "detr")
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export.torch, "save", full)
+    monkeypatch.setattr(export.json, "dumps", full)  # after the tensors
+    before = sorted(tmp_path.rglob("*"))
+    out = tmp_path / f"own-{form}{'.pth' if form == 'official' else ''}"
+    assert refusal(path, form) == f"{out}: could not be written: No space left on device"
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_point_in_a_files_name_is_kept(tmp_path: Path) -> None:

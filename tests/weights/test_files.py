@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from detrctl.errors import CheckpointError
-from detrctl.weights.files import WeightFile, read_content, weight_file
+from detrctl.weights.files import WeightFile, printable, read_content, weight_file
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
 CUT = "cut short: the end of the file is missing; copy or download it again"
@@ -101,6 +101,28 @@ def test_files_that_end_too_early_are_each_one_plain_line(tmp_path: Path):
             )
             assert message(path) == expected
     assert message(tmp_path / "x.json") == "not a JSON file, or cut short"
+
+
+def test_whatever_byte_of_its_table_is_changed_a_file_opens_or_is_one_plain_line(tmp_path: Path):
+    torch.save(WEIGHTS, tmp_path / "good.pth")
+    good = (tmp_path / "good.pth").read_bytes()
+    first = good.index(b"PK\x01\x02")  # the central directory, where versions, flags and names stand
+    changed, seen = tmp_path / "changed.pth", set()
+    for place in range(first, len(good)):
+        for value in {0xFF, good[place] ^ 0x08, 64} - {good[place]}:
+            changed.write_bytes(good[:place] + bytes([value]) + good[place + 1 :])
+            try:
+                opened(changed)
+            except CheckpointError as error:
+                seen.add(str(error).removeprefix(f"{changed}: "))
+    assert "damaged, or not a file of weights" in seen
+    assert not any("\n" in line for line in seen)
+
+
+def test_names_out_of_a_file_are_part_of_one_line():
+    assert printable("a.weight") == "a.weight"
+    assert printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
+    assert len(printable("x" * 999)) == 80
 
 
 def test_files_without_weights_are_each_one_plain_line(tmp_path: Path):

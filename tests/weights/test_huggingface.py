@@ -161,3 +161,6 @@ def test_a_relative_and_a_config_that_nothing_builds_are_one_line():
     with pytest.raises(CheckpointError) as caught:
         huggingface.known_arguments({"encoder_attention_heads": 8, "decoder_attention_heads": 4})
     assert str(caught.value) == "its config.json has 8 heads in the encoder and 4 in the decoder"
+    with pytest.raises(CheckpointError) as caught:
+        huggingface.known_arguments({"model_type": "deformable_detr", "activation_function": "gelu"})
+    assert str(caught.value) == "its config.json has activation_function gelu; this model has relu only"

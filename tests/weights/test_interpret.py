@@ -10,6 +10,7 @@ from torch import Tensor
 from detrctl.engine.build import build_learner
 from detrctl.errors import CheckpointError
 from detrctl.recipe.schema import Recipe
+from detrctl.weights.classes import published_categories
 from detrctl.weights.files import WeightFile
 from detrctl.weights.interpret import LABELS, Published, interpret
 from tests.weights.published import tensors
@@ -207,3 +208,13 @@ def test_whatever_is_missing_or_of_another_shape_is_a_model_or_one_line(variant:
     lines = [text for text in said if text is not None]
     assert len(lines) >= 4
     assert all(text.startswith("x.pth: ") and "\n" not in text for text in lines)
+
+
+def test_cocos_80_classes_have_its_ids_whether_their_file_names_them_or_not():
+    by_number = published_categories(80)
+    assert by_number.ids[:2] == (1, 2)
+    assert by_number.ids[-1] == 90
+    assert published_categories(80, [name.title() for name in by_number.names]) == by_number
+    others = published_categories(80, [f"part {n}" for n in range(80)])
+    assert (others.names[3], others.ids) == ("part 3", tuple(range(80)))
+    assert published_categories(2, ["a", "b"], [7, 3]).ids == (7, 3)
