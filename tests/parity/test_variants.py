@@ -17,6 +17,7 @@ from torch import Tensor
 from detrctl.families.catalog import FAMILIES
 from detrctl.families.learner import Learner
 from detrctl.losses.classification import FocalClassification
+from detrctl.losses.criterion import Criterion
 from detrctl.losses.plan import Meeting
 from detrctl.model.denoising import GroupedDenoising
 from detrctl.model.proposals import preset_boxes
@@ -104,6 +105,28 @@ def held(fixture: Fixture) -> set[str]:
         names |= {f"{case}.losses.{name}" for name in content["losses"]}
         names |= {f"{case}.{name}" for name in ("total", "total_grad_norm") if name in content}
     return names
+
+
+@pytest.mark.parametrize("fixture", variants())
+def test_what_there_is_and_what_is_trained_and_how_matching_weighs_are_the_official_ones(fixture: Fixture) -> None:
+    learner, names = build(fixture)
+    parameters, told = dict(learner.network.named_parameters()), fixture.json
+    book = next((key for key, name in names.items() if name == LABELS), None)
+    ours = parameters[LABELS].numel() if LABELS in parameters else 0
+    more = 0 if book is None else ours - fixture.weight(book).size  # see `with_labels_of`
+    trained = [value.numel() for value in parameters.values() if value.requires_grad]
+    if "number_of_parameters" in told:
+        assert sum(value.numel() for value in parameters.values()) == told["number_of_parameters"] + more
+    if "number_of_trainable_parameters" in told:
+        assert sum(trained) == told["number_of_trainable_parameters"] + more
+    if "frozen_parameters" in told:
+        still = {name for name, value in parameters.items() if not value.requires_grad}
+        assert still == {names[key] for key in told["frozen_parameters"]}
+    if "matcher_cost" in told:
+        assert isinstance(learner.criterion, Criterion)
+        matcher, cost = learner.criterion.plan.matcher, told["matcher_cost"]
+        expected = (cost["cost_class"], cost["cost_bbox"], cost["cost_giou"])
+        assert (matcher.class_weight, matcher.l1, matcher.giou) == expected
 
 
 @pytest.mark.timeout(900)
