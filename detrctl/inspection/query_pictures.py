@@ -46,7 +46,7 @@ KIND_WORDS: dict[Kind, str] = {
 READABLE = 60
 """Panels of a grid that have room for words; with more, they hold their number only."""
 
-DETAILED = 8
+DETAILED = 12
 """Queries, a row each, of which everything is drawn: the most used of those chosen."""
 
 NAMED = 20
