@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from detrctl.boxes import Cxcywh, cxcywh_to_xyxy, xyxy_to_pixels
@@ -119,7 +120,11 @@ class Watch:
 
 
 def reach_of(scores: Floats, boxes_xyxy: Floats, truths_xywh: Floats, labels: Ints, *, one_each: bool) -> Reach:
-    """(Q, C), (Q, 4), (G, 4), (G,) -> (G,) each. With `one_each` a query answers with its best class only (softmax)."""
+    """(Q, C), (Q, 4), (G, 4), (G,) -> (G,) each. With `one_each` a query answers with its best class only (softmax).
+
+    A query answers for one truth: they are shared out so that their scores add up to most. A truth for which none is
+    left keeps the best that fits it, though that is another one's.
+    """
     if one_each:
         best = scores == scores.max(axis=1, keepdims=True)
         scores = np.where(best, scores, -np.inf)
@@ -127,6 +132,9 @@ def reach_of(scores: Floats, boxes_xyxy: Floats, truths_xywh: Floats, labels: In
     fits = overlaps(boxes, truths_xywh) >= FOREGROUND
     said = np.where(fits, scores[:, labels], -np.inf)
     query = said.argmax(axis=0)
+    own, of_truth = linear_sum_assignment(np.where(np.isfinite(said), said, -len(labels)), maximize=True)
+    answers = np.isfinite(said[own, of_truth])
+    query[of_truth[answers]] = own[answers]
     best_said = said[query, np.arange(len(labels))]
     reached = best_said > -np.inf
     ascending = np.sort(scores, axis=None)

@@ -41,9 +41,9 @@ EXAMPLES = 100
 class Reach:
     """What the last layer's queries could say about every truth, whether it was kept or not.
 
-    `scores` (M,): the highest score that a query whose box fits (IoU 0.5) gives the truth's class, NaN where none does;
-    `queries` (M,): which one, or NOBODY; `ranks` (M,): the place of that score among all that the image's queries
-    could answer, from 1; `available` (M,): how many queries the image has.
+    `scores` (M,): the score that a truth's query, whose box fits (IoU 0.5), gives its class, NaN where none fits: the
+    highest one, unless that query is another truth's; `queries` (M,): which one, or NOBODY; `ranks` (M,): the place of
+    that score among all that the image's queries could answer, from 1; `available` (M,): how many queries it has.
     """
 
     scores: Floats

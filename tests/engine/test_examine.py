@@ -128,13 +128,24 @@ def test_reach_by_hand_of_pairs_and_of_best_classes_only():
     assert best.ranks.tolist() == [3, 0, 0]
 
 
+def test_a_query_that_fits_two_truths_is_the_reach_of_one_and_of_both_where_there_is_no_other():
+    truths, labels = np.array([[0.0, 0, 10, 10], [0, 1, 10, 10]]), np.array([0, 0])
+    both = reach_of(np.array([[0.9], [0.3], [0.8]]), BOXES, truths, labels, one_each=False)
+    assert sorted(both.queries.tolist()) == [0, 1]
+    assert sorted(both.scores.tolist()) == [0.3, 0.9]
+    alone = reach_of(np.array([[0.9], [0.8]]), BOXES[[0, 2]], truths, labels, one_each=False)
+    assert alone.queries.tolist() == [0, 0]
+    assert alone.scores.tolist() == [0.9, 0.9]
+
+
 @pytest.mark.parametrize("one_each", [False, True])
 def test_reach_is_that_of_a_slow_loop(one_each):
     dice = np.random.default_rng(0)
     scores = dice.permutation(300).reshape(100, 3) / 300
-    low = dice.uniform(0, 20, (100, 2))
-    boxes = np.concatenate([low, low + dice.uniform(15, 30, (100, 2))], axis=1)
-    truths = np.concatenate([dice.uniform(0, 30, (8, 2)), dice.uniform(10, 30, (8, 2))], axis=1)
+    low = dice.uniform(-5, 60, (100, 2))
+    boxes = np.concatenate([low, low + dice.uniform(15, 25, (100, 2))], axis=1)
+    # Truths that do not meet, so that no box fits two of them.
+    truths = np.array([[25.0 * (n % 3), 25.0 * (n // 3), 16 + n, 24 - n] for n in range(8)])
     labels = dice.integers(0, 3, 8)
     made = reach_of(scores, boxes, truths, labels, one_each=one_each)
     said = [(s, q, c) for q, row in enumerate(scores) for c, s in enumerate(row) if not one_each or s == row.max()]
