@@ -132,6 +132,12 @@ class DataSplit:
     totals: int = 1
     unlabelled: str | None = None
 
+    def with_labels(self) -> "DataSplit":
+        """Itself. DataError if it can only be predicted."""
+        if self.unlabelled is not None:
+            raise DataError(self.unlabelled)
+        return self
+
     @property
     def oddities(self) -> tuple[str, ...]:
         return self.lines[self.totals :]

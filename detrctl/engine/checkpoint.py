@@ -3,7 +3,6 @@
 The file is a dict saved with `torch.save` and read with `weights_only=True`, so that opening one never runs code.
 """
 
-import contextlib
 import os
 import pickle
 import re
@@ -22,7 +21,7 @@ from detrctl.errors import CheckpointError
 from detrctl.recipe.schema import Recipe
 from detrctl.recipe.validate import model_problems
 from detrctl.structures import Categories
-from detrctl.weights.files import model_file
+from detrctl.weights.files import model_file, written_whole
 
 FORMAT = "detrctl checkpoint"
 VERSION = 1
@@ -60,21 +59,10 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "ema": checkpoint.ema,
         "training": checkpoint.training,
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a failed write into a RuntimeError
-        reason = error.strerror if isinstance(error, OSError) else "the disk did not take all of it"
-        kept = "; the file that was there is untouched" if path.exists() else ""
-        raise CheckpointError(f"{path}: could not be written: {reason}{kept}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+    with written_whole(path) as part, part.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: Path) -> Checkpoint:

@@ -189,11 +189,11 @@ def connected(device: torch.device) -> Iterator[Processes]:
         return
     cuda = device.type == "cuda"
     try:
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT, device_id=device if cuda else None)
-    except (ValueError, RuntimeError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        with _a_process_may_be_gone():
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT, device_id=device if cuda else None)
+    except ValueError as error:  # torch's for variables that torchrun sets
         raise DetrctlError(
-            f"the {world} processes that WORLD_SIZE tells of cannot meet ({why}); start them with torchrun, or unset "
+            f"the {world} processes that WORLD_SIZE tells of cannot meet ({error}); start them with torchrun, or unset "
             "WORLD_SIZE for one process"
         ) from error
     try:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -134,9 +134,7 @@ def evaluate_checkpoint(
     setting, where = with_data(checkpoint.recipe, data), choose_device(device)
     precision, notes = precision_of_use(setting.train.precision, where)
     require_trust(setting, trust=trust)  # without --data it can name a dataset class, too
-    part = build_data(setting, split).first(limit)
-    if part.unlabelled is not None:
-        raise DataError(part.unlabelled)
+    part = build_data(setting, split).with_labels().first(limit)
     on_oddities(part.oddities)
     match_categories(checkpoint.categories, part.ground_truth)  # before the model is built, which takes longer
     with connected(where) as processes:
@@ -253,14 +251,7 @@ def match_categories(
             f"the {other} has several categories named {_listed(twice)}, which cannot be told apart by name as the "
             f"{whose}'s table of categories, which is another, needs; give each a name of its own"
         )
-    alike = Counter(plain_name(name) for name in ids)
-    exact = set(categories.names)
-    loose = {
-        plain_name(name): number
-        for name, number in ids.items()
-        if alike[plain_name(name)] == 1 and name not in exact  # which is another class's
-    }
-    meant = tuple(ids.get(name, loose.get(plain_name(name))) for name in categories.names)
+    meant = _ids_of_alike(categories.names, ids)
     lacking = [name for name, number in ids.items() if number not in meant and number in used]
     if lacking or meant.count(None) == len(meant):
         raise DataError(
@@ -268,6 +259,13 @@ def match_categories(
             f"{other} {_listed(ground_truth.category_names)}; {whose} {_listed(categories.names)}"
         )
     return meant
+
+
+def _ids_of_alike(names: Sequence[str], ids: Mapping[str, int]) -> tuple[int | None, ...]:
+    """By the very name, or else by the only one that differs in case and is no other class's very name."""
+    alike = Counter(map(plain_name, ids))
+    others = {plain_name(name): n for name, n in ids.items() if alike[plain_name(name)] == 1 and name not in names}
+    return tuple(ids.get(name, others.get(plain_name(name))) for name in names)
 
 
 def _listed(names: Sequence[str]) -> str:

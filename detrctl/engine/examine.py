@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from detrctl.boxes import Cxcywh, cxcywh_to_xyxy, xyxy_to_pixels
@@ -21,6 +20,7 @@ from detrctl.evaluation.examination import Examination, Seen, examine
 from detrctl.evaluation.questions import Questions
 from detrctl.evaluation.results import coco_results
 from detrctl.inspection.matching import class_scores
+from detrctl.losses.matcher import cheapest_pairs
 from detrctl.recipe.schema import FasterRcnnModel, Proposing
 from detrctl.structures import DetectorOutput, ImageBatch, Predictions
 
@@ -132,7 +132,10 @@ def reach_of(scores: Floats, boxes_xyxy: Floats, truths_xywh: Floats, labels: In
     fits = overlaps(boxes, truths_xywh) >= FOREGROUND
     said = np.where(fits, scores[:, labels], -np.inf)
     query = said.argmax(axis=0)
-    own, of_truth = linear_sum_assignment(np.where(np.isfinite(said), said, -len(labels)), maximize=True)
+    # A pair that does not fit costs more than all others together gain, and so is taken only where none fits.
+    pairs = cheapest_pairs(np.where(np.isfinite(said), -said, len(labels)))
+    assert pairs is not None  # nothing is forbidden
+    own, of_truth = pairs
     answers = np.isfinite(said[own, of_truth])
     query[of_truth[answers]] = own[answers]
     best_said = said[query, np.arange(len(labels))]

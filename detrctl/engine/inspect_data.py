@@ -63,9 +63,7 @@ def inspect_data(
     wish = wish or Wish()
     loaded = load_recipe(recipe, overrides)
     setting = with_data(loaded.recipe, wish.data)
-    part = build_data(setting, wish.split).first(wish.limit)
-    if part.unlabelled is not None:
-        raise DataError(part.unlabelled)
+    part = build_data(setting, wish.split).with_labels().first(wish.limit)
     dataset = _whole(part)
     spread = _spread(part.images, wish.sampled) if wish.split == AUGMENTED_SPLIT else []
     shown = _spread(part.images, wish.shown)

@@ -118,9 +118,7 @@ def build_inspected(setting: Setting, categories: Categories, wish: Wish) -> Ins
 
 def images_of(recipe: Recipe, wish: Wish) -> DataSplit:
     """DataError, one line, where there are none."""
-    part = build_data(recipe, wish.split)
-    if part.unlabelled is not None:
-        raise DataError(part.unlabelled)
+    part = build_data(recipe, wish.split).with_labels()
     if wish.image_id is None:
         return part.first(wish.limit)
     ids = _image_ids(part)

@@ -1,23 +1,19 @@
 """Our weights under other projects' names, in files that read back as the same model."""
 
-import contextlib
 import json
-import os
-import shutil
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from detrctl.errors import CheckpointError
 from detrctl.structures import Categories
 from detrctl.weights import huggingface
-from detrctl.weights.files import WeightFile, model_file
+from detrctl.weights.files import WeightFile, model_file, written_whole
 from detrctl.weights.fitting import differences
 from detrctl.weights.formats import FORMATS, project_of
 from detrctl.weights.identify import identify
@@ -100,26 +96,9 @@ def _require_same(made: WeightFile, model: Any, weights: Mapping[str, Tensor], f
 
 def save_official(file: WeightFile) -> Path:
     """As `torch.save` of {"model": ..., "args": ...}, whole or not at all."""
-    with _whole(file.path) as part:
+    with written_whole(file.path) as part:
         torch.save({"model": file.tensors, "args": Namespace(**file.arguments)}, part)
     return file.path
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file or a folder that is `path` once all of it is written. CheckpointError where the disk does not take it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer makes a RuntimeError of an OSError
-        reason = error.strerror if isinstance(error, OSError) else "the disk did not take all of it"
-        raise CheckpointError(f"{path}: could not be written: {reason}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 # ---- Hugging Face ----
@@ -222,7 +201,7 @@ def save_hugging_face(file: WeightFile) -> Path:
     """A folder with model.safetensors and config.json, whole or not at all."""
     # A tensor under two names has to be stored twice: safetensors refuses shared memory.
     tensors = {name: value.contiguous().clone() for name, value in file.tensors.items()}
-    with _whole(file.path.parent) as part:
+    with written_whole(file.path.parent) as part:
         part.mkdir()
         save_file(tensors, part / file.path.name, {"format": "pt"})
         (part / "config.json").write_text(json.dumps(dict(file.config), indent=2) + "\n", encoding="utf-8")

@@ -1,11 +1,14 @@
 """Files of weights by others: PyTorch's own, safetensors, and either in several parts. Opening one never runs code."""
 
+import contextlib
 import json
+import os
 import pickle
 import re
+import shutil
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +94,27 @@ def read_content(path: Path) -> Content:
     if len(start) >= 9 and start[8:9] == b"{":
         return Content(path, "safetensors", _read_safetensors(path))
     raise CheckpointError(f"{path}: not a file of weights (.pth, .pt, .bin, .safetensors, or a .json index of parts)")
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """with written_whole(path) as part: write `part`, a file or a folder; it is `path` once the block has ended.
+
+    What was at `path` stays as it is until then. CheckpointError when the disk does not take it.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer makes a RuntimeError of an OSError
+        reason = error.strerror if isinstance(error, OSError) else "the disk did not take all of it"
+        kept = "; the file that was there is untouched" if path.exists() else ""
+        raise CheckpointError(f"{path}: could not be written: {reason}{kept}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # which leaves files
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _start(path: Path) -> bytes:

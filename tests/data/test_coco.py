@@ -286,3 +286,11 @@ def test_the_index_holds_no_python_object_per_image_or_box(tmp_path: Path) -> No
 def test_reading_again_gives_the_same(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", content(annotation(), annotation(id=2, bbox=[0, 0, 50, 50])))
     assert CocoIndex.read(path).ground_truth() == CocoIndex.read(path).ground_truth()
+
+
+def test_a_name_with_half_a_pair_of_surrogates_is_a_name_that_no_file_has(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(
+        '{"images": [{"id": 1, "file_name": "a\\ud800.jpg", "height": 9, "width": 9}], "categories": [{"id": 1}]}'
+    )
+    assert CocoIndex.read(file).image(0).file_name == "a?.jpg"
