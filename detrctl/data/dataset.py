@@ -61,7 +61,8 @@ def to_sample(record: Record, image_id: int, original_size_hw: tuple[int, int]) 
 class DetectionDataset(Dataset[Sample | None]):
     """Item i is image i of the index, transformed.
 
-    The same seed, epoch and image give the same sample in whichever process. A file that cannot be read raises
+    The same seed, epoch and image give the same sample in whichever process. In epochs that are said to be plain,
+    `plain` transforms them, if there is one. A file that cannot be read raises
     DataError, or with `broken="skip"` gives None and is listed by `unreadable()`. With `cache`, decoded images stay in
     memory where all of them fit into 512 MB.
     """
@@ -72,29 +73,31 @@ class DetectionDataset(Dataset[Sample | None]):
         images: Path,
         transform: Transform,
         *,
+        plain: Transform | None = None,
         seed: int = 0,
         broken: Literal["fail", "skip"] = "fail",
         cache: bool = False,
     ):
         self.index = index
         self.images = images
-        self.transform = transform
+        self.transform, self.plain = transform, plain
         self.seed = seed
         self.broken = broken
         self._cache = ImageCache(index.sizes_hw, **({} if cache else {"limit_bytes": 0}))
         # Shared, so that loader processes see a new epoch, and the main process what they could not read.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch, self._is_plain = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._unreadable = torch.zeros(len(index), dtype=torch.bool).share_memory_()
 
     def through(self, transform: Transform) -> "DetectionDataset":
         """The same images, transformed otherwise."""
         other = copy.copy(self)
-        other.transform = transform
+        other.transform, other.plain = transform, None
         return other
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, *, plain: bool = False) -> None:
         """Call it before the loader's iterator is made."""
         self._epoch.fill_(epoch)
+        self._is_plain.fill_(plain)
 
     def unreadable(self) -> list[Path]:
         """The files that were skipped so far, by any loader process."""
@@ -113,8 +116,9 @@ class DetectionDataset(Dataset[Sample | None]):
             return None
         image_id = self.index.image(i).id
         height, width = pixels.shape[-2:]
+        transform = self.plain if self.plain is not None and self._is_plain else self.transform
         with random_numbers_from(self.seed, int(self._epoch), image_id):
-            record = self.transform(make_record(pixels, *self.index.targets(i, (height, width))))
+            record = transform(make_record(pixels, *self.index.targets(i, (height, width))))
         return to_sample(record, image_id, (height, width))
 
     def _path(self, i: int) -> Path:

@@ -250,6 +250,7 @@ def build_data(recipe: Recipe, name: str, *, augment: bool = False) -> DataSplit
         index,
         files.images,
         transform(recipe, augment=augment),
+        plain=plain_end(recipe, augment=augment),
         seed=recipe.train.seed,
         broken=recipe.data.broken_images,
         cache=True,
@@ -276,7 +277,9 @@ def _own_split(recipe: Recipe, name: str, *, augment: bool) -> DataSplit:
     own = load_own_data(recipe.data.dataset, root=recipe.data.root, split=name)
     if len(own) == 0:
         raise DataError(f"data.dataset: {recipe.data.dataset}: split '{name}' has no images")
-    dataset = OwnDataset(own, transform(recipe, augment=augment), seed=recipe.train.seed)
+    dataset = OwnDataset(
+        own, transform(recipe, augment=augment), plain=plain_end(recipe, augment=augment), seed=recipe.train.seed
+    )
     categories = own_categories(own)
     lines = (f"{len(own)} images, {len(categories)} classes, from {recipe.data.dataset}",)
     return DataSplit(name, dataset, categories, len(own), None, lines, lambda: own_ground_truth(own))
@@ -288,11 +291,20 @@ def transform(recipe: Recipe, *, augment: bool) -> Callable[..., Any]:
     if not augment:
         return eval_transform(size=data.eval_size, max_size=data.eval_max_size, square=data.eval_square)
     return train_transform(
-        **data.augment.model_dump(),
+        **data.augment.model_dump(exclude={"plain_end"}),
         eval_size=data.eval_size,
         eval_max_size=data.eval_max_size,
         eval_square=data.eval_square,
     )
+
+
+def plain_end(recipe: Recipe, *, augment: bool) -> Callable[..., Any] | None:
+    """What a training image goes through in the last epochs, None where that is what it goes through in all."""
+    changed = {"zoom_out": 0.0, "iou_crop": 0.0}
+    if not augment or not recipe.data.augment.plain_end:
+        return None
+    calm = recipe.data.augment.model_copy(update=changed)
+    return transform(recipe.model_copy(update={"data": recipe.data.model_copy(update={"augment": calm})}), augment=True)
 
 
 # ---- order and loading ----

@@ -40,10 +40,10 @@ class Feed:
     val: DataSplit | None
     val_batches: Iterable[Batch | None]
 
-    def micro_batches(self, epoch: int, first_step: int) -> Iterable[Batch | None]:
+    def micro_batches(self, epoch: int, first_step: int, *, plain: bool) -> Iterable[Batch | None]:
         self.order.epoch, self.order.first_step = epoch, first_step
         if hasattr(self.train.dataset, "set_epoch"):
-            self.train.dataset.set_epoch(epoch)
+            self.train.dataset.set_epoch(epoch, plain=plain)
         return self.batches
 
 
@@ -98,7 +98,10 @@ class Loop:
 
     def _steps_of_epoch(self, first_step: int) -> str | None:
         training_mode(self._learner, self._train)
-        batches = iter(self._feed.micro_batches(self.standing.closed_epochs, first_step))
+        standing = self.standing
+        if first_step == 0:
+            standing.plain = standing.share >= 1 - self._recipe.data.augment.plain_end - 1e-9
+        batches = iter(self._feed.micro_batches(standing.closed_epochs, first_step, plain=standing.plain))
         self._pace.start()
         for _ in range(first_step, self._steps):
             if ended_by := self._agree_to_stop():

@@ -45,27 +45,29 @@ def load_own_data(part: str, *, root: str | None, split: str) -> OwnData:
 
 
 class OwnDataset(Dataset[Sample]):
-    """The user's items, checked and transformed; image ids are positions."""
+    """The user's items, checked and transformed (by `plain` in plain epochs); image ids are positions."""
 
-    def __init__(self, own: OwnData, transform: Transform, *, seed: int):
-        self._own, self._transform, self._seed = own, transform, seed
+    def __init__(self, own: OwnData, transform: Transform, *, plain: Transform | None = None, seed: int):
+        self._own, self._transform, self._plain, self._seed = own, transform, plain, seed
         # Shared, so that loader processes see a new epoch, and the main process what they left out or clipped.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch, self._is_plain = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._left_out, self._clipped = torch.zeros(2, len(own), dtype=torch.int32).share_memory_()
 
     def through(self, transform: Transform) -> "OwnDataset":
         """The same items, transformed otherwise."""
         other = copy.copy(self)
-        other._transform = transform
+        other._transform, other._plain = transform, None
         return other
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, *, plain: bool = False) -> None:
         self._epoch.fill_(epoch)
+        self._is_plain.fill_(plain)
 
     def __len__(self) -> int:
         return len(self._own)
 
     def __getitem__(self, i: int) -> Sample:
+        transform = self._plain if self._plain is not None and self._is_plain else self._transform
         with random_numbers_from(self._seed, int(self._epoch), i):
             image, boxes, labels = checked(self._own[i], i, len(self._own.class_names))
             height, width = image.shape[-2:]
@@ -73,7 +75,7 @@ class OwnDataset(Dataset[Sample]):
             keep = _has_area(boxes) & _has_area(inside)
             self._left_out[i] = int((~keep).sum())
             self._clipped[i] = int((inside != boxes).any(dim=1)[keep].sum())
-            record = self._transform(make_record(image, inside[keep], labels[keep]))
+            record = transform(make_record(image, inside[keep], labels[keep]))
         return to_sample(record, i, (int(height), int(width)))
 
     def pixels(self, i: int) -> Tensor:

@@ -17,7 +17,8 @@ class Standing:
     """Counts since the run's first step, over all its processes and resumptions. The only thing that a run mutates.
 
     `closed_epochs` are those whose evaluation and saving are done: one less than the finished ones while evaluating.
-    `share` is the schedule's progress, which never goes back. `matched` is the state of the last evaluation's matching
+    `share` is the schedule's progress, which never goes back; `plain` says whether the epoch has begun as one of
+    `data.augment.plain_end`. `matched` is the state of the last evaluation's matching
     (`inspection.matched`), empty where there is none.
     """
 
@@ -25,6 +26,7 @@ class Standing:
     images: int = 0
     seconds: float = 0.0
     share: float = 0.0
+    plain: bool = False
     closed_epochs: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0

@@ -498,6 +498,13 @@ class Augment(Section):
     photometric: bool = Field(False, description="Random brightness, contrast, saturation and hue.")
     zoom_out: float = Field(0.0, ge=0, le=1, description="Chance of placing the image on a larger canvas.")
     iou_crop: float = Field(0.0, ge=0, le=1, description="Chance of an IoU-constrained random crop (as SSD's).")
+    plain_end: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the training, at its end and in whole epochs, without zoom_out and iou_crop: objects "
+        "then have the sizes and shapes that evaluation shows.",
+    )
 
 
 class Data(Section):

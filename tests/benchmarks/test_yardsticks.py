@@ -115,6 +115,18 @@ def test_a_batch_changes_its_size_and_keeps_its_boxes(scripts: Any) -> None:
     torch.testing.assert_close(middle, ramp[0, 0, 0].view(32, 2).mean(1)[1:-1], atol=1e-5, rtol=0)
 
 
+def test_epochs_that_begin_in_the_plain_end_see_whole_images(scripts: Any, dataset: Path) -> None:
+    data = scripts("yardstick_data")
+    fields = {"flip": 0.0, "vertical_flip": 0.0, "photometric": False, "zoom_out": 1.0, "iou_crop": 0.0}
+    read = data.Data.read(dataset, augmentation=data.Augmentation(sizes=(64,), **fields), size=64, seed=0)
+    args = SimpleNamespace(batch=3, workers=0, seed=0, sizes=[64], plain_end=0.2)
+    shares = iter([0.0, 0.79, 0.8])
+    found = scripts("yardsticks").batches(read.train, args, lambda: next(shares))
+    for is_plain in (False, False, True):
+        widths = [target.boxes[0, 2].item() for batch in (next(found), next(found)) for target in batch.targets]
+        assert (widths == pytest.approx([0.25] * 6)) == is_plain
+
+
 def test_training_from_scratch_starts_from_live_norms_and_rare_objects(scripts: Any) -> None:
     pytest.importorskip("transformers")
     module = scripts("opponents").RtDetr(num_classes=3, keep=100).module

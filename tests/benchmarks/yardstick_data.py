@@ -39,6 +39,10 @@ class Augmentation:
         fields = {name: value for name, value in vars(self).items() if name != "sizes"}
         return train_transform(policy="square", sizes=[max(self.sizes)], **fields)
 
+    def plain(self) -> Transform:
+        """For the end of the training, as a recipe's `plain_end` has it."""
+        return replace(self, zoom_out=0.0, iou_crop=0.0).transform()
+
 
 @dataclass(frozen=True)
 class Split:
@@ -49,12 +53,12 @@ class Split:
     truth: GroundTruth
 
     @classmethod
-    def read(cls, root: Path, name: str, transform: Transform, *, seed: int) -> "Split":
+    def read(cls, root: Path, name: str, transform: Transform, *, plain: Transform | None = None, seed: int) -> "Split":
         files = find_splits(root).get(name)
         if files is None or files.annotations is None:
             raise DataError(f"{root}: no annotated split `{name}`; give a dataset that has one")
         index = CocoIndex.read(files.annotations)
-        dataset = DetectionDataset(index, files.images, transform, seed=seed)
+        dataset = DetectionDataset(index, files.images, transform, plain=plain, seed=seed)
         return cls(dataset, tuple(range(len(index))), GroundTruth.from_file(files.annotations))
 
     def part(self, positions: Sequence[int]) -> "Split":
@@ -88,7 +92,7 @@ class Data:
     def read(cls, root: Path, *, augmentation: Augmentation, size: int, seed: int) -> "Data":
         plain = eval_transform(size=size, max_size=size, square=True)
         data = cls(
-            Split.read(root, "train", augmentation.transform(), seed=seed),
+            Split.read(root, "train", augmentation.transform(), plain=augmentation.plain(), seed=seed),
             Split.read(root, "train", plain, seed=seed),
             Split.read(root, "val", plain, seed=seed),
         )

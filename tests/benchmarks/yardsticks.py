@@ -20,7 +20,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -77,13 +77,13 @@ def make_opponent(args: argparse.Namespace, num_classes: int) -> Opponent:
     return RtDetr(num_classes=num_classes, keep=args.keep, library_init=args.library_init)
 
 
-def batches(split: Split, args: argparse.Namespace) -> Iterator[Batch]:
-    """Training batches without end, epoch after epoch, each at one of the sizes."""
+def batches(split: Split, args: argparse.Namespace, share: Callable[[], float]) -> Iterator[Batch]:
+    """Training batches without end, epoch after epoch, each at one of the sizes; `share` of the time is gone."""
     loader = split.loader(batch=args.batch, workers=args.workers, shuffle=True, seed=args.seed)
     generator = torch.Generator().manual_seed(args.seed)
     epoch = 0
     while True:
-        split.dataset.set_epoch(epoch)
+        split.dataset.set_epoch(epoch, plain=share() >= 1 - args.plain_end)
         for batch in loader:
             size = args.sizes[int(torch.randint(len(args.sizes), (), generator=generator))]
             yield at_size(batch, size)
@@ -147,7 +147,7 @@ def train(opponent: Opponent, split: Split, *, lr: float, minutes: float, args: 
     average = averaged_weights(opponent.module, args.ema, args.ema_warmup) if args.ema else None
     opponent.module.train()
     begin, images, steps, gone, loss = time.perf_counter(), 0, 0, 0.0, 0.0
-    for batch in batches(split, args):
+    for batch in batches(split, args, lambda: (time.perf_counter() - begin) / (60 * minutes)):
         gone = time.perf_counter() - begin
         if gone >= 60 * minutes:
             break
@@ -256,6 +256,7 @@ def _add_recipe_fields(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--photometric", action=argparse.BooleanOptionalAction)
     group.add_argument("--zoom-out", type=float)
     group.add_argument("--iou-crop", type=float)
+    group.add_argument("--plain-end", type=float)
     group.add_argument("--ema", type=float)
     group.add_argument("--ema-warmup", type=int)
     group.add_argument("--minutes", type=float, help="train.max_minutes")
@@ -265,7 +266,7 @@ def _recipe_fields(recipe: Recipe) -> dict[str, Any]:
     augment, train_section = recipe.data.augment, recipe.train
     if augment.policy != "square" or not recipe.data.eval_square:
         raise DetrctlError("--recipe: the yardsticks need policy `square` and `eval_square: true`")
-    named = ("flip", "vertical_flip", "photometric", "zoom_out", "iou_crop")
+    named = ("flip", "vertical_flip", "photometric", "zoom_out", "iou_crop", "plain_end")
     return {
         **{name: getattr(augment, name) for name in named},
         "sizes": augment.sizes,

@@ -92,6 +92,19 @@ def test_a_new_epoch_reaches_workers_that_live_on(index: CocoIndex, tmp_path: Pa
         assert all(same(a, b) for a, b in zip(loader, batches(alone, 0), strict=True))
 
 
+def test_plain_epochs_are_transformed_otherwise_in_workers_that_live_on_too(index: CocoIndex, tmp_path: Path) -> None:
+    small = eval_transform(size=16, max_size=32)
+    dataset, plain = augmented(index, tmp_path, plain=small), DetectionDataset(index, tmp_path, small)
+    loader = DataLoader(dataset, batch_size=4, num_workers=2, collate_fn=collate, persistent_workers=True)
+    for is_plain in (False, True, False):
+        dataset.set_epoch(3, plain=is_plain)
+        expected = plain if is_plain else augmented(index, tmp_path)
+        expected.set_epoch(3, plain=is_plain)
+        assert all(same(a, b) for a, b in zip(loader, batches(expected, 0), strict=True))
+    dataset.set_epoch(3, plain=True)
+    assert not same_sample(dataset.through(train_transform(sizes=[20]))[5], plain[5])
+
+
 def test_the_draws_around_a_sample_are_not_disturbed(index: CocoIndex, tmp_path: Path) -> None:
     def draws() -> tuple[float, float, float]:
         return float(torch.rand(())), random.random(), float(np.random.rand())

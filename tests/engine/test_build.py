@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -283,6 +284,19 @@ def test_a_dataset_of_ones_own_is_transformed_and_scored_like_any_other() -> Non
     assert truths.boxes_xywh.tolist() == [[4, 6, 16, 24]] * 2
     assert truths.category_of.tolist() == [0, 1]
     assert truths.image_ids.tolist() == [0, 1, 2]
+
+
+def test_the_last_epochs_of_ones_own_dataset_go_without_the_canvas_but_not_without_the_flip() -> None:
+    augment = {"policy": "none", "flip": 1.0, "zoom_out": 1.0, "plain_end": 0.5}
+    dataset: Any = build_data(
+        tiny.recipe(None, data={"dataset": "tests.engine.test_build:OwnImages", "augment": augment}),
+        "train",
+        augment=True,
+    ).dataset
+    flipped = torch.tensor([[28 / 40, 18 / 32, 16 / 40, 24 / 32]])
+    for is_plain in (True, False, True):
+        dataset.set_epoch(0, plain=is_plain)
+        assert torch.allclose(dataset[2].targets.boxes, flipped) == is_plain
 
 
 def test_a_wrong_item_of_ones_own_dataset_is_named() -> None:

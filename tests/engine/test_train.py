@@ -32,6 +32,7 @@ from tests.engine import tiny
 from tests.engine.children import finish, start
 
 RANDOM = {"dropout": 0.1, "backbone": {"name": "tests.engine.tiny:TinyBackbone", "options": {"norm": True}}}
+AUGMENT = {"policy": "none", "flip": 0.5, "photometric": True, "iou_crop": 0.5, "plain_end": 0.4}
 NOTHING_EVALUATED = "there is no validation split with boxes: nothing is evaluated, and only the last weights are kept"
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -42,12 +43,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(root: Path, epochs: int = 3, workers: int = 0, **train_fields: Any) -> Recipe:
-    """Dropout, batch norm, augmentation, accumulation, averaging, a drop of the rate: all that has a state."""
+    """Dropout, batch norm, augmentation and its end, accumulation, averaging, a drop of the rate: all with a state."""
     schedule = {"kind": "step", "drop_epochs": [2], "warmup_steps": 3} if epochs == 3 else {"kind": "constant"}
     return tiny.recipe(
         root,
         model=RANDOM,
-        data={"augment": {"policy": "none", "flip": 0.5, "photometric": True}, "workers": workers},
+        data={"augment": AUGMENT, "workers": workers},
         epochs=epochs,
         accumulate=2,
         ema=0.9,
@@ -365,6 +366,27 @@ def test_each_epoch_has_an_augmentation_of_its_own(root: Path, tmp_path: Path, m
     monkeypatch.setattr(DetectionDataset, "__getitem__", noted)
     train(tiny.recipe(tiny.dataset(tmp_path / "data", val=0), epochs=2), out=tmp_path / "run", device="cpu")
     assert sorted(set_for) == [(epoch, i) for epoch in (0, 1) for i in range(8)]
+
+
+def test_the_last_epochs_are_plain_and_one_that_has_begun_stays_as_it_is(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bool]] = []
+    whole = DetectionDataset.set_epoch
+
+    def noted(self: DetectionDataset, epoch: int, *, plain: bool = False) -> None:
+        seen.append((epoch, plain))
+        whole(self, epoch, plain=plain)
+
+    monkeypatch.setattr(DetectionDataset, "set_epoch", noted)
+    setting = tiny.recipe(root, data={"augment": {"policy": "none", "zoom_out": 1.0, "plain_end": 0.4}}, epochs=5)
+    in_the_middle = interrupt_at(lambda event: isinstance(event, events.StepDone) and event.total_steps == 7)
+    with pytest.raises(Interrupted):
+        train(setting, out=tmp_path / "run", device="cpu", on_event=in_the_middle)
+    assert seen == [(0, False), (1, False), (2, False), (3, True)]
+    # Of ten epochs the fourth is not among the last; but it has begun as one of them.
+    train(trust=True, resume=tmp_path / "run", overrides=["train.epochs=10"], device="cpu")
+    assert seen[4:] == [(3, True), (4, False), (5, False), (6, True), (7, True), (8, True), (9, True)]
 
 
 def test_what_an_evaluation_draws_does_not_change_training(
