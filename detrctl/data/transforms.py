@@ -24,6 +24,9 @@ STD = (0.229, 0.224, 0.225)
 GREY = torch.tensor([round(255 * mean) for mean in MEAN], dtype=torch.uint8)
 """Nearly zero after normalising, as padding is."""
 
+PLAIN = {"zoom_out": 0.0, "iou_crop": 0.0}
+"""What `train_transform` is given instead in the epochs of `data.augment.plain_end`."""
+
 Record = dict[str, Any]
 
 

@@ -17,7 +17,7 @@ from detrctl.data.coco import CocoIndex, SplitFiles, find_splits
 from detrctl.data.dataset import DetectionDataset
 from detrctl.data.layouts import choose_split, named_split
 from detrctl.data.shapes import ensure_shapes
-from detrctl.data.transforms import eval_transform, train_transform
+from detrctl.data.transforms import PLAIN, eval_transform, train_transform
 from detrctl.engine.checkpoint import Checkpoint
 from detrctl.engine.distributed import Processes
 from detrctl.engine.interrupt import ignore_in_worker
@@ -250,7 +250,7 @@ def build_data(recipe: Recipe, name: str, *, augment: bool = False) -> DataSplit
         index,
         files.images,
         transform(recipe, augment=augment),
-        plain=plain_end(recipe, augment=augment),
+        plain=_plain(recipe, augment=augment),
         seed=recipe.train.seed,
         broken=recipe.data.broken_images,
         cache=True,
@@ -278,33 +278,29 @@ def _own_split(recipe: Recipe, name: str, *, augment: bool) -> DataSplit:
     if len(own) == 0:
         raise DataError(f"data.dataset: {recipe.data.dataset}: split '{name}' has no images")
     dataset = OwnDataset(
-        own, transform(recipe, augment=augment), plain=plain_end(recipe, augment=augment), seed=recipe.train.seed
+        own, transform(recipe, augment=augment), plain=_plain(recipe, augment=augment), seed=recipe.train.seed
     )
     categories = own_categories(own)
     lines = (f"{len(own)} images, {len(categories)} classes, from {recipe.data.dataset}",)
     return DataSplit(name, dataset, categories, len(own), None, lines, lambda: own_ground_truth(own))
 
 
-def transform(recipe: Recipe, *, augment: bool) -> Callable[..., Any]:
-    """What an image of this recipe goes through on its way to the model."""
+def transform(recipe: Recipe, *, augment: bool, plain: bool = False) -> Callable[..., Any]:
+    """What an image of this recipe goes through on its way to the model; `plain`: at the end of the training."""
     data = recipe.data
     if not augment:
         return eval_transform(size=data.eval_size, max_size=data.eval_max_size, square=data.eval_square)
     return train_transform(
-        **data.augment.model_dump(exclude={"plain_end"}),
+        **data.augment.model_dump(exclude={"plain_end"}) | (PLAIN if plain else {}),
         eval_size=data.eval_size,
         eval_max_size=data.eval_max_size,
         eval_square=data.eval_square,
     )
 
 
-def plain_end(recipe: Recipe, *, augment: bool) -> Callable[..., Any] | None:
-    """What a training image goes through in the last epochs, None where that is what it goes through in all."""
-    changed = {"zoom_out": 0.0, "iou_crop": 0.0}
-    if not augment or not recipe.data.augment.plain_end:
-        return None
-    calm = recipe.data.augment.model_copy(update=changed)
-    return transform(recipe.model_copy(update={"data": recipe.data.model_copy(update={"augment": calm})}), augment=True)
+def _plain(recipe: Recipe, *, augment: bool) -> Callable[..., Any] | None:
+    """What training images go through in the last epochs, None where that is the same as before."""
+    return transform(recipe, augment=True, plain=True) if augment and recipe.data.augment.plain_end else None
 
 
 # ---- order and loading ----

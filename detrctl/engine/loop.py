@@ -100,6 +100,7 @@ class Loop:
         training_mode(self._learner, self._train)
         standing = self.standing
         if first_step == 0:
+            # The tolerance keeps the change on its epoch, as that of the schedule's drops does.
             standing.plain = standing.share >= 1 - self._recipe.data.augment.plain_end - 1e-9
         batches = iter(self._feed.micro_batches(standing.closed_epochs, first_step, plain=standing.plain))
         self._pace.start()

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from detrctl.data.batch import collate
 from detrctl.data.coco import CocoIndex, find_splits
 from detrctl.data.dataset import DetectionDataset, Transform
-from detrctl.data.transforms import eval_transform, train_transform
+from detrctl.data.transforms import PLAIN, eval_transform, train_transform
 from detrctl.errors import DataError, DetrctlError
 from detrctl.evaluation.ground_truth import GroundTruth
 from detrctl.structures import Batch
@@ -41,7 +41,7 @@ class Augmentation:
 
     def plain(self) -> Transform:
         """For the end of the training, as a recipe's `plain_end` has it."""
-        return replace(self, zoom_out=0.0, iou_crop=0.0).transform()
+        return replace(self, **PLAIN).transform()
 
 
 @dataclass(frozen=True)
